@@ -1,0 +1,1 @@
+//! Local people: users, devices, tokens, account data, profiles.

@@ -1,0 +1,3 @@
+//! Dev only: the load generator that measures any homeserver.
+
+fn main() {}

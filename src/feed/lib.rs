@@ -1,0 +1,1 @@
+//! Posts, profile and group rooms, public timelines.

@@ -1,0 +1,1 @@
+//! The routers. It translates and decides nothing.

@@ -1,0 +1,3 @@
+//! The binary: command line, wiring, start and stop.
+
+fn main() {}

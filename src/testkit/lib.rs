@@ -1,0 +1,1 @@
+//! Dev only: whole servers as processes, scenarios.
