@@ -1,1 +1,44 @@
-//! Events and their rules: canonical JSON, hashes, ids, room versions, signatures, auth rules, state resolution, digests. Pure.
+//! Events and their rules: canonical JSON, hashes, ids, room versions, signatures, auth rules,
+//! state resolution, digests.
+//!
+//! Everything here is a function of its arguments: no clock, no randomness, no disk, no network,
+//! no async. Where something is missing, the answer says what.
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
+)]
+
+mod acl;
+mod auth;
+mod error;
+mod format;
+mod keys;
+mod lattice;
+pub mod limits;
+mod order;
+mod pdu;
+mod power;
+mod redact;
+mod resolve;
+mod room;
+mod rules;
+mod sign;
+mod walk;
+
+pub use acl::{ServerAcl, glob};
+pub use auth::{auth_types, check_auth_events, check_state};
+pub use error::{AuthError, FormatError, ResolveError, SignatureError};
+pub use format::check_nesting;
+pub use keys::{SigningKey, VerifyKey, VerifyKeys};
+pub use lattice::{Digest, Lattice};
+pub use order::{Edges, topological_order};
+pub use pdu::Pdu;
+pub use power::{Power, PowerLevels, creators, user_power};
+pub use redact::{redact, redact_content_for_client};
+pub use resolve::{Conflict, StateKey, base_keys, create_event_id, resolve};
+pub use room::{HistoryVisibility, JoinRule};
+pub use rules::{RoomRules, SUPPORTED};
+pub use sign::{
+    Draft, Verified, cosign, required_signatures, sign, sign_json, sign_object, verify, verify_json,
+};
+pub use walk::{auth_difference, conflicted_subgraph};

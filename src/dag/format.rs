@@ -1,0 +1,230 @@
+//! Foreign JSON to an event: check 1 of "Checks performed on receipt of a PDU".
+
+use ruma::canonical_json::RedactingSerializer;
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, RoomId, UserId};
+use sha2::{Digest, Sha256};
+
+use crate::{FormatError, Pdu, RoomRules, limits};
+
+impl Pdu {
+    /// Reads an event from JSON that came from outside: within the limits, in the format of the
+    /// room version, its id computed. `event_id` and `unsigned` are dropped.
+    ///
+    /// Signatures and content hash are not checked here: see [`verify`](crate::verify).
+    pub fn parse(json: &str, rules: &RoomRules) -> Result<Pdu, FormatError> {
+        if json.len() > limits::RAW_BYTES {
+            return Err(FormatError::TooLarge {
+                bytes: json.len(),
+                max: limits::RAW_BYTES,
+            });
+        }
+        check_nesting(json, limits::JSON_DEPTH)?;
+        Self::from_object(object(json)?, rules)
+    }
+
+    /// As [`Pdu::parse`], from an object that was parsed already (by a parser that bounds the
+    /// depth of nesting).
+    pub fn from_object(
+        mut event: CanonicalJsonObject,
+        rules: &RoomRules,
+    ) -> Result<Pdu, FormatError> {
+        event.remove("event_id");
+        event.remove("unsigned");
+        check_fields(&event, rules)?;
+        let json = to_string(&event)?;
+        if json.len() > limits::PDU_BYTES {
+            return Err(FormatError::TooLarge {
+                bytes: json.len(),
+                max: limits::PDU_BYTES,
+            });
+        }
+        let event_id = event_id_of(&signed_bytes(&event, rules)?)?;
+        let pdu = Pdu::from_canonical(event_id, json)?;
+        let refers_to_itself = |ids: &[OwnedEventId]| ids.iter().any(|id| id == pdu.event_id());
+        if refers_to_itself(pdu.prev_events()) || refers_to_itself(pdu.auth_events()) {
+            return Err(FormatError::field("prev_events", "lists the event itself"));
+        }
+        Ok(pdu)
+    }
+}
+
+/// The object in this canonical or other JSON.
+pub(crate) fn object(json: &str) -> Result<CanonicalJsonObject, FormatError> {
+    serde_json::from_str(json).map_err(|e| FormatError::Json(e.to_string()))
+}
+
+/// Canonical JSON of an object.
+pub(crate) fn to_string(object: &CanonicalJsonObject) -> Result<String, FormatError> {
+    serde_json::to_string(object).map_err(|e| FormatError::Json(e.to_string()))
+}
+
+/// The bytes that a server signs and whose hash is the event id: the redacted event without
+/// `signatures` and `unsigned` (server-server API, "Signing events", "Calculating the reference
+/// hash").
+pub(crate) fn signed_bytes(
+    event: &CanonicalJsonObject,
+    rules: &RoomRules,
+) -> Result<String, FormatError> {
+    RedactingSerializer::new()
+        .rules(&rules.ruma().redaction)
+        .custom_redacted_root_fields(&["signatures", "unsigned"])
+        .serialize(event)
+        .map_err(|e| FormatError::Json(e.to_string()))
+}
+
+/// `$` and the reference hash in URL-safe base64 (room version 4, "Event IDs").
+pub(crate) fn event_id_of(signed_bytes: &str) -> Result<OwnedEventId, FormatError> {
+    use base64::Engine as _;
+    let hash = Sha256::digest(signed_bytes.as_bytes());
+    let id = format!(
+        "${}",
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(hash)
+    );
+    EventId::parse(id).map_err(|e| FormatError::Json(e.to_string()))
+}
+
+/// Refuses JSON that is nested deeper than `max`, without recursion and before it is parsed.
+pub fn check_nesting(json: &str, max: usize) -> Result<(), FormatError> {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                if depth > max {
+                    return Err(FormatError::TooDeep { max });
+                }
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Presence, type, size and grammar of the fields that every event has.
+fn check_fields(event: &CanonicalJsonObject, rules: &RoomRules) -> Result<(), FormatError> {
+    let kind = required_text(event, "type")?;
+    let sender = required_text(event, "sender")?;
+    UserId::parse(sender)
+        .map_err(|e| FormatError::field("sender", format!("is no user id: {e}")))?;
+    text(event, "state_key")?;
+    check_room_id(event, kind, rules)?;
+    integer(event, "origin_server_ts")?;
+    integer(event, "depth")?;
+    for field in ["content", "hashes", "signatures"] {
+        if !matches!(event.get(field), Some(CanonicalJsonValue::Object(_))) {
+            return Err(FormatError::field(field, "must be an object"));
+        }
+    }
+    check_references(event, "prev_events", limits::PREV_EVENTS)?;
+    check_references(event, "auth_events", limits::AUTH_EVENTS)
+}
+
+/// Room version 12: a create event has no room id, since it makes it; every other event has one
+/// that is a reference hash. Before: `!opaque:server`.
+fn check_room_id(
+    event: &CanonicalJsonObject,
+    kind: &str,
+    rules: &RoomRules,
+) -> Result<(), FormatError> {
+    let by_hash = rules.room_id_is_create_hash();
+    if by_hash && kind == "m.room.create" {
+        return match event.get("room_id") {
+            None => Ok(()),
+            Some(_) => Err(FormatError::field(
+                "room_id",
+                "must be absent in a create event",
+            )),
+        };
+    }
+    let text = required_text(event, "room_id")?;
+    let id = <&RoomId>::try_from(text)
+        .map_err(|e| FormatError::field("room_id", format!("is no room id: {e}")))?;
+    let well_formed = if by_hash {
+        is_hash(id.strip_sigil())
+    } else {
+        id.server_name().is_some()
+    };
+    if well_formed {
+        Ok(())
+    } else {
+        Err(FormatError::field(
+            "room_id",
+            "doesn't have the form of this room version",
+        ))
+    }
+}
+
+/// 32 bytes in unpadded URL-safe base64.
+fn is_hash(text: &str) -> bool {
+    text.len() == 43
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+fn text<'a>(
+    event: &'a CanonicalJsonObject,
+    field: &'static str,
+) -> Result<Option<&'a str>, FormatError> {
+    match event.get(field) {
+        None => Ok(None),
+        Some(CanonicalJsonValue::String(text)) if text.len() <= limits::ID_BYTES => Ok(Some(text)),
+        Some(CanonicalJsonValue::String(_)) => Err(FormatError::field(
+            field,
+            format!("is longer than {} bytes", limits::ID_BYTES),
+        )),
+        Some(_) => Err(FormatError::field(field, "must be a string")),
+    }
+}
+
+fn required_text<'a>(
+    event: &'a CanonicalJsonObject,
+    field: &'static str,
+) -> Result<&'a str, FormatError> {
+    text(event, field)?.ok_or_else(|| FormatError::field(field, "is missing"))
+}
+
+fn integer(event: &CanonicalJsonObject, field: &'static str) -> Result<(), FormatError> {
+    match event.get(field) {
+        Some(CanonicalJsonValue::Integer(n)) if i64::from(*n) >= 0 => Ok(()),
+        Some(CanonicalJsonValue::Integer(_)) => Err(FormatError::field(field, "is negative")),
+        Some(_) => Err(FormatError::field(field, "must be an integer")),
+        None => Err(FormatError::field(field, "is missing")),
+    }
+}
+
+/// At most `max` event ids, none twice.
+fn check_references(
+    event: &CanonicalJsonObject,
+    field: &'static str,
+    max: usize,
+) -> Result<(), FormatError> {
+    let Some(CanonicalJsonValue::Array(ids)) = event.get(field) else {
+        return Err(FormatError::field(field, "must be an array"));
+    };
+    if ids.len() > max {
+        return Err(FormatError::field(
+            field,
+            format!("has more than {max} entries"),
+        ));
+    }
+    for (i, id) in ids.iter().enumerate() {
+        let well_formed = id
+            .as_str()
+            .is_some_and(|id| id.len() <= limits::ID_BYTES && <&EventId>::try_from(id).is_ok());
+        if !well_formed {
+            return Err(FormatError::field(
+                field,
+                "holds something that is no event id",
+            ));
+        }
+        if ids[..i].contains(id) {
+            return Err(FormatError::field(field, "lists an event twice"));
+        }
+    }
+    Ok(())
+}
