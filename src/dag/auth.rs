@@ -58,3 +58,6 @@ pub fn check_state(
     let fetch = |kind: &StateEventType, key: &str| state(&kind.to_string(), key);
     check_state_dependent_auth_rules(&rules.ruma().authorization, pdu, fetch).map_err(AuthError)
 }
+
+#[cfg(test)]
+mod tests;

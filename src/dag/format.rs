@@ -18,12 +18,11 @@ impl Pdu {
                 max: limits::RAW_BYTES,
             });
         }
-        check_nesting(json, limits::JSON_DEPTH)?;
+        // The parser itself refuses what is nested deeper than 128 levels.
         Self::from_object(object(json)?, rules)
     }
 
-    /// As [`Pdu::parse`], from an object that was parsed already (by a parser that bounds the
-    /// depth of nesting).
+    /// As [`Pdu::parse`], from an object that was parsed already.
     pub fn from_object(
         mut event: CanonicalJsonObject,
         rules: &RoomRules,
@@ -83,7 +82,7 @@ pub(crate) fn event_id_of(signed_bytes: &str) -> Result<OwnedEventId, FormatErro
     EventId::parse(id).map_err(|e| FormatError::Json(e.to_string()))
 }
 
-/// Refuses JSON that is nested deeper than `max`, without recursion and before it is parsed.
+/// Refuses JSON that is nested deeper than `max`, without recursion.
 pub fn check_nesting(json: &str, max: usize) -> Result<(), FormatError> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for byte in json.bytes() {
@@ -228,3 +227,6 @@ fn check_references(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

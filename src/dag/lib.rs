@@ -23,6 +23,8 @@ mod resolve;
 mod room;
 mod rules;
 mod sign;
+#[cfg(test)]
+mod testing;
 mod walk;
 
 pub use acl::{ServerAcl, glob};

@@ -70,3 +70,6 @@ pub fn topological_order(pdus: impl IntoIterator<Item = Pdu>, edges: Edges) -> V
 fn rank(pdu: &Pdu) -> (u64, u64, &EventId) {
     (pdu.depth(), pdu.origin_server_ts(), pdu.event_id())
 }
+
+#[cfg(test)]
+mod tests;

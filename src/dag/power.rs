@@ -166,3 +166,6 @@ pub fn creators(create: &Pdu, rules: &RoomRules) -> Result<BTreeSet<OwnedUserId>
         .map(|creators| creators.into_iter().collect())
         .map_err(AuthError)
 }
+
+#[cfg(test)]
+mod tests;

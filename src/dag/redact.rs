@@ -30,3 +30,6 @@ pub fn redact_content_for_client(
     redact_content_in_place(&mut content, &rules.ruma().redaction, kind);
     RawValue::from_string(to_string(&content)?).map_err(|e| FormatError::Json(e.to_string()))
 }
+
+#[cfg(test)]
+mod tests;

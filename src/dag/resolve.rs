@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use ruma::events::StateEventType;
 use ruma::state_res::utils::event_id_set::EventIdSet;
 use ruma::state_res::{Error, StateMap, resolve as ruma_resolve};
-use ruma::{OwnedEventId, RoomId};
+use ruma::{EventId, OwnedEventId, RoomId};
 
 use crate::{Pdu, ResolveError, RoomRules, auth_types};
 
@@ -27,16 +27,65 @@ pub struct Conflict {
     /// The conflicted state subgraph (see [`conflicted_subgraph`](crate::conflicted_subgraph));
     /// used by v2.1 only.
     pub subgraph: HashSet<OwnedEventId>,
-    /// The events of all of the above, the auth events of those, and the create event. Rejected
-    /// ones carry [the mark](Pdu::mark_rejected).
-    ///
-    /// Of the power levels events also their chain of power levels events down to the first one,
-    /// which mainline ordering walks.
+    /// The events that are read on the way (see [`Conflict::missing`]). Rejected ones carry
+    /// [the mark](Pdu::mark_rejected).
     pub events: HashMap<OwnedEventId, Pdu>,
 }
 
-/// The keys of the unconflicted state that the auth rules may ask for while the full conflicted
-/// set is replayed: what must be in [`Conflict::base`] as far as it is there.
+impl Conflict {
+    /// The full conflicted set: what is replayed.
+    pub fn full_set(&self, rules: &RoomRules) -> BTreeSet<&EventId> {
+        let subgraph = self.subgraph.iter().filter(|_| rules.resolves_from_empty());
+        let forks = self.forks.iter().flat_map(BTreeMap::values);
+        forks
+            .chain(&self.auth_difference)
+            .chain(subgraph)
+            .map(AsRef::as_ref)
+            .collect()
+    }
+
+    /// The events that [`resolve`] needs and that are not yet in [`Conflict::events`]. What they
+    /// refer to may be needed too, so the caller loads them and asks again until nothing is
+    /// missing: about as often as the room's power levels changed, if it has none of them at hand.
+    ///
+    /// These are the full conflicted set with the auth events of each, the entries of `base` that
+    /// auth may read, the create event, and the chains of power levels events, which mainline
+    /// ordering walks down to the first.
+    pub fn missing(&self, rules: &RoomRules) -> Vec<OwnedEventId> {
+        let full = self.full_set(rules);
+        let present = |id: &EventId| self.events.get(id);
+        // Events whose auth events are asked for; a power levels event met on the way joins them.
+        let mut opened: Vec<&EventId> = full.iter().copied().collect();
+        let mut needed: BTreeSet<&EventId> = full.clone();
+        let mut missing = BTreeSet::new();
+        let reads = base_keys(full.iter().filter_map(|id| present(id)), rules);
+        for (key, id) in &self.base {
+            if reads.contains(key) && needed.insert(id) {
+                opened.push(id);
+            }
+        }
+        let mut followed: BTreeSet<&EventId> = opened.iter().copied().collect();
+        while let Some(id) = opened.pop() {
+            let Some(pdu) = present(id) else { continue };
+            for parent in pdu.auth_events() {
+                needed.insert(parent);
+                let levels = present(parent).is_some_and(|p| p.is("m.room.power_levels", ""));
+                if levels && followed.insert(parent) {
+                    opened.push(parent);
+                }
+            }
+            let create = create_event_id(pdu.room_id());
+            missing.extend(create.filter(|create| present(create).is_none()));
+        }
+        let absent = needed.into_iter().filter(|id| present(id).is_none());
+        missing.extend(absent.map(ToOwned::to_owned));
+        missing.into_iter().collect()
+    }
+}
+
+/// The keys of the unconflicted state that matter while these events (the full conflicted set)
+/// are replayed: what the auth rules may ask for, and the keys of the events themselves. They must
+/// be in [`Conflict::base`] as far as the states agree on an event there.
 pub fn base_keys<'a>(
     events: impl IntoIterator<Item = &'a Pdu>,
     rules: &RoomRules,
@@ -45,6 +94,10 @@ pub fn base_keys<'a>(
         .map(|kind| (kind.to_owned(), String::new()))
         .into();
     for pdu in events {
+        keys.extend(
+            pdu.state_key()
+                .map(|key| (pdu.kind().to_owned(), key.to_owned())),
+        );
         // An event whose content is too malformed to say what it needs is refused anyway.
         let needed = auth_types(
             pdu.kind(),
@@ -58,8 +111,11 @@ pub fn base_keys<'a>(
     keys
 }
 
-/// Resolves the conflict: the event that each conflicted key has in the resolved state. A key
-/// that is missing in the answer has no event.
+/// Resolves the conflict. The resolved state is the answer together with everything that the
+/// states agreed on; a conflicted key that is missing in the answer has no event.
+///
+/// The answer holds conflicted keys, and in rare cases a key that none of the states has: an event
+/// of the auth difference whose own key got lost in an earlier resolution may come back.
 pub fn resolve(
     conflict: &Conflict,
     rules: &RoomRules,
@@ -69,6 +125,10 @@ pub fn resolve(
             "this room version resolves with v1".to_owned(),
         ));
     };
+    // ruma passes over events that it can't find, and would answer something else.
+    if let Some(id) = conflict.missing(rules).into_iter().next() {
+        return Err(ResolveError::Missing(id));
+    }
     let states: Vec<StateMap<OwnedEventId>> = conflict
         .forks
         .iter()
@@ -92,11 +152,10 @@ pub fn resolve(
         Error::NotFound(id) => ResolveError::Missing(id),
         other => ResolveError::Malformed(other.to_string()),
     })?;
-    let conflicted: BTreeSet<&StateKey> = conflict.forks.iter().flat_map(BTreeMap::keys).collect();
     Ok(resolved
         .into_iter()
         .map(|((kind, key), id)| ((kind.to_string(), key), id))
-        .filter(|(key, _)| conflicted.contains(key))
+        .filter(|(key, _)| !conflict.base.contains_key(key))
         .collect())
 }
 
@@ -113,5 +172,8 @@ pub fn create_event_id(room_id: &RoomId) -> Option<OwnedEventId> {
     if room_id.server_name().is_some() {
         return None;
     }
-    ruma::EventId::parse(format!("${}", room_id.strip_sigil())).ok()
+    EventId::parse(format!("${}", room_id.strip_sigil())).ok()
 }
+
+#[cfg(test)]
+mod tests;

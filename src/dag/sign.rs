@@ -63,7 +63,6 @@ impl Draft {
                 .map(CanonicalJsonValue::Integer)
                 .map_err(|_| FormatError::field(field, "is too large"))
         };
-        crate::format::check_nesting(self.content.get(), crate::limits::JSON_DEPTH - 1)?;
         let mut content = object(self.content.get())?;
         let mut event = CanonicalJsonObject::new();
         if let Some(redacts) = &self.redacts {
@@ -362,3 +361,6 @@ fn parsed(pdu: &Pdu) -> Result<CanonicalJsonObject, SignatureError> {
 fn malformed(why: impl ToString) -> SignatureError {
     SignatureError::Malformed(why.to_string())
 }
+
+#[cfg(test)]
+mod tests;

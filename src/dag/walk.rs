@@ -58,42 +58,56 @@ fn difference_of_round<N, P>(
     P: IntoIterator<Item = N>,
 {
     let full: u128 = u128::MAX >> (ROUND - rest.len());
-    let mut masks: HashMap<N, u128> = HashMap::new();
-    let mut waiting = BinaryHeap::new();
-    let mut partial = 0usize;
-    let mut reach =
-        |node: N, mask: u128, waiting: &mut BinaryHeap<(u32, N)>, partial: &mut usize| {
-            let known = masks.insert(node, mask).unwrap_or(0);
-            let joined = known | mask;
-            masks.insert(node, joined);
-            if known == 0 {
-                waiting.push((generation(node), node));
-                *partial += 1;
-            }
-            if known != full && joined == full {
-                *partial -= 1;
-            }
-            joined
-        };
+    let mut walk = Walk {
+        masks: HashMap::new(),
+        waiting: BinaryHeap::new(),
+        partial: 0,
+        full,
+    };
     for (i, set) in std::iter::once(first)
         .chain(rest.iter().map(Vec::as_slice))
         .enumerate()
     {
         for &node in set {
-            reach(node, 1 << i, &mut waiting, &mut partial);
+            walk.reach(node, 1 << i, generation);
         }
     }
-    while partial > 0 {
-        let Some((_, node)) = waiting.pop() else {
+    while walk.partial > 0 {
+        let Some((_, node)) = walk.waiting.pop() else {
             break;
         };
-        let mask = reach(node, 0, &mut waiting, &mut partial);
+        let mask = walk.masks.get(&node).copied().unwrap_or(full);
         if mask != full {
             found.insert(node);
-            partial -= 1;
+            walk.partial -= 1;
         }
         for parent in parents(node) {
-            reach(parent, mask, &mut waiting, &mut partial);
+            walk.reach(parent, mask, generation);
+        }
+    }
+}
+
+struct Walk<N> {
+    /// Which sets reach a node, as far as is known.
+    masks: HashMap<N, u128>,
+    /// Nodes that were reached and not taken up, newest first.
+    waiting: BinaryHeap<(u32, N)>,
+    /// How many of those some set doesn't reach.
+    partial: usize,
+    full: u128,
+}
+
+impl<N: Copy + Ord + Hash> Walk<N> {
+    fn reach(&mut self, node: N, by: u128, generation: &impl Fn(N) -> u32) {
+        let mask = self.masks.entry(node).or_insert_with(|| {
+            self.waiting.push((generation(node), node));
+            self.partial += 1;
+            0
+        });
+        let before = *mask;
+        *mask |= by;
+        if before != self.full && *mask == self.full {
+            self.partial -= 1;
         }
     }
 }
