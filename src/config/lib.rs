@@ -1,1 +1,29 @@
 //! The settings: one struct, its documentation, its example file.
+//!
+//! [`Config`] is the manual. Its doc comments are what `resuni config example` prints, and
+//! `conf/resuni.toml` in the repository is that text; a test fails when the two differ.
+//!
+//! A file is read as TOML, then the environment is laid over it: the key `enabled` of the section
+//! `federation` is `RESUNI_FEDERATION__ENABLED`. A key nobody knows stops the start, and so does
+//! a value that can't be used; the error names the key and says what would do.
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
+)]
+
+mod check;
+mod describe;
+mod environment;
+mod error;
+mod load;
+mod settings;
+mod values;
+
+pub use describe::{example, keys};
+pub use error::{ConfigError, Problem};
+pub use load::{Loaded, Origin, load};
+pub use settings::{
+    Appservices, Config, Consortium, Federation, Listener, Log, Media, Member, Metrics, Outbound,
+    PasswordHashing, RateLimits, Registration, Rooms,
+};
+pub use values::{FederationMode, HashingCost, LogFormat, Secret};

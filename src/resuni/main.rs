@@ -1,3 +1,24 @@
-//! The binary: command line, wiring, start and stop.
+//! The binary: command line, wiring in order, start and stop.
 
-fn main() {}
+mod allocator;
+mod cli;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    match cli::run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            // The chain of causes, each on its own line: the first says what could not be done.
+            eprintln!("resuni: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What types can't express: values that contradict each other, files that are not there.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::error::Problem;
+use crate::{Config, FederationMode};
+
+impl Config {
+    /// Makes relative paths start at `folder`.
+    pub(crate) fn resolve_paths(&mut self, folder: &Path) {
+        let at = |path: &mut PathBuf| *path = folder.join(&*path);
+        at(&mut self.data_dir);
+        for listener in &mut self.listeners {
+            listener.tls_certificate.iter_mut().for_each(at);
+            listener.tls_private_key.iter_mut().for_each(at);
+        }
+        self.federation.extra_ca_files.iter_mut().for_each(at);
+        self.appservices.config_files.iter_mut().for_each(at);
+    }
+
+    /// Everything that stands against a start with these settings.
+    pub(crate) fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.check_names(&mut problems);
+        self.check_listeners(&mut problems);
+        self.check_registration(&mut problems);
+        self.check_consortium(&mut problems);
+        self.check_files(&mut problems);
+        problems
+    }
+
+    fn check_names(&self, problems: &mut Vec<Problem>) {
+        let url = self.public_baseurl.as_deref().map(|text| {
+            let good = text
+                .strip_prefix("https://")
+                .or_else(|| text.strip_prefix("http://"))
+                .is_some_and(|rest| !rest.is_empty() && !rest.contains([' ', '?', '#']));
+            (text, good)
+        });
+        if let Some((text, false)) = url {
+            problems.push(Problem::new(
+                "public_baseurl",
+                format!("`{text}` is not a web address."),
+                "It starts with https:// and has no query, like \"https://matrix.example.org\".",
+            ));
+        }
+        if self.log.level.trim().is_empty() {
+            problems.push(Problem::new("log.level", "it is empty.", "Try \"info\"."));
+        }
+        if self.media.max_upload_bytes == 0 {
+            problems.push(Problem::new(
+                "media.max_upload_bytes",
+                "nothing could be uploaded.",
+                "Try 52428800, which is 50 MiB.",
+            ));
+        }
+    }
+
+    fn check_listeners(&self, problems: &mut Vec<Problem>) {
+        let mut seen = BTreeSet::new();
+        for (i, listener) in self.listeners.iter().enumerate() {
+            if listener.port != 0 && !seen.insert((listener.address, listener.port)) {
+                problems.push(Problem::new(
+                    format!("listeners[{i}]"),
+                    format!(
+                        "{} port {} is there twice.",
+                        listener.address, listener.port
+                    ),
+                    "Give each listener its own port.",
+                ));
+            }
+            let (key, missing) = match (&listener.tls_certificate, &listener.tls_private_key) {
+                (Some(_), None) => ("tls_certificate", "tls_private_key"),
+                (None, Some(_)) => ("tls_private_key", "tls_certificate"),
+                _ => continue,
+            };
+            problems.push(Problem::new(
+                format!("listeners[{i}].{key}"),
+                format!("it is set, but {missing} is not."),
+                "TLS needs both; plain HTTP has neither.",
+            ));
+        }
+    }
+
+    fn check_registration(&self, problems: &mut Vec<Problem>) {
+        let registration = &self.registration;
+        if registration
+            .shared_secret
+            .as_ref()
+            .is_some_and(|s| s.expose().is_empty())
+        {
+            problems.push(Problem::new(
+                "registration.shared_secret",
+                "it is empty, so anyone could make administrators.",
+                "Set a long random text, or remove the key.",
+            ));
+        }
+        if registration.enabled && registration.require_token && registration.tokens.is_empty() {
+            problems.push(Problem::new(
+                "registration.require_token",
+                "nobody could register, as there is no token.",
+                "List at least one in registration.tokens, or set registration.enabled = false.",
+            ));
+        }
+    }
+
+    fn check_consortium(&self, problems: &mut Vec<Problem>) {
+        let members = &self.consortium.members;
+        let mut seen = BTreeSet::new();
+        for (i, member) in members.iter().enumerate() {
+            if member.name.trim().is_empty() {
+                problems.push(Problem::new(
+                    format!("consortium.members[{i}].name"),
+                    "it is missing.",
+                    "People read it on the page of members.",
+                ));
+            }
+            if !seen.insert(&member.server_name) {
+                problems.push(Problem::new(
+                    format!("consortium.members[{i}].server_name"),
+                    format!("{} is there twice.", member.server_name),
+                    "One member, one server.",
+                ));
+            }
+        }
+        if self.federation.mode == FederationMode::Consortium
+            && !members.iter().any(|m| m.server_name == self.server_name)
+        {
+            problems.push(Problem::new(
+                "federation.mode",
+                format!(
+                    "it is \"consortium\", but {} is not a member.",
+                    self.server_name
+                ),
+                "Add a [[consortium.members]] for this server and for each other member.",
+            ));
+        }
+    }
+
+    fn check_files(&self, problems: &mut Vec<Problem>) {
+        let mut files: Vec<(String, &Path)> = Vec::new();
+        for (i, listener) in self.listeners.iter().enumerate() {
+            if let Some(path) = &listener.tls_certificate {
+                files.push((format!("listeners[{i}].tls_certificate"), path));
+            }
+            if let Some(path) = &listener.tls_private_key {
+                files.push((format!("listeners[{i}].tls_private_key"), path));
+            }
+        }
+        for path in &self.federation.extra_ca_files {
+            files.push(("federation.extra_ca_files".to_owned(), path));
+        }
+        for path in &self.appservices.config_files {
+            files.push(("appservices.config_files".to_owned(), path));
+        }
+        for (key, path) in files {
+            if let Err(error) = std::fs::File::open(path) {
+                problems.push(Problem::new(
+                    key,
+                    format!("{} can't be read: {error}.", path.display()),
+                    "Check the path and that the server's user may read it.",
+                ));
+            }
+        }
+    }
+
+    /// Usable, but perhaps not meant.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let public = self.listeners().iter().any(|l| !l.address.is_loopback());
+        if self.registration.enabled && !self.registration.require_token && public {
+            warnings.push(
+                "Anyone who reaches this server can make accounts (registration.enabled without \
+                 registration.require_token)."
+                    .to_owned(),
+            );
+        }
+        let plain = self
+            .listeners()
+            .iter()
+            .any(|l| !l.address.is_loopback() && l.tls_certificate.is_none());
+        if plain {
+            warnings.push(
+                "A listener that others can reach speaks plain HTTP: passwords pass unencrypted \
+                 unless a proxy in front of it speaks TLS."
+                    .to_owned(),
+            );
+        }
+        if !self.federation.destinations.is_empty() {
+            warnings.push(
+                "federation.destinations is set: those servers are not looked up, which is meant \
+                 for tests."
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Config, FederationMode, Listener, Member, Secret};
+
+    fn keys_of(config: &Config) -> Vec<String> {
+        config.check().into_iter().map(|p| p.key).collect()
+    }
+
+    #[test]
+    fn defaults_are_good() {
+        assert!(keys_of(&Config::default()).is_empty());
+        assert!(keys_of(&Config::local()).is_empty());
+        assert!(Config::local().warnings().is_empty());
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let mut config = Config {
+            public_baseurl: Some("matrix.example.org".to_owned()),
+            listeners: vec![
+                Listener {
+                    tls_certificate: Some("/dev/null".into()),
+                    ..Listener::default()
+                },
+                Listener::default(),
+            ],
+            ..Config::default()
+        };
+        config.registration.shared_secret = Some(Secret::new(""));
+        config.registration.enabled = true;
+        config.registration.require_token = true;
+        config.federation.mode = FederationMode::Consortium;
+        config.federation.extra_ca_files = vec!["/nowhere/ca.crt".into()];
+        assert_eq!(
+            keys_of(&config),
+            [
+                "public_baseurl",
+                "listeners[0].tls_certificate",
+                "listeners[1]",
+                "registration.shared_secret",
+                "registration.require_token",
+                "federation.mode",
+                "federation.extra_ca_files",
+            ]
+        );
+        config.consortium.members = vec![Member {
+            name: "Here".to_owned(),
+            server_name: config.server_name.clone(),
+            ..Member::default()
+        }];
+        assert!(!keys_of(&config).contains(&"federation.mode".to_owned()));
+    }
+}

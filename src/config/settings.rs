@@ -1,0 +1,308 @@
+//! The settings themselves. The doc comments are the operator's manual: they are printed as they
+//! stand, so they speak to operators.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use ruma::{OwnedServerName, RoomVersionId, server_name};
+
+use crate::describe::settings;
+use crate::values::{FederationMode, HashingCost, LogFormat, Secret};
+
+settings! {
+    /// All settings.
+    pub struct Config {
+        /// The name of this server: the part after the colon in `@alice:example.org`. It can
+        /// never be changed once there are users or rooms.
+        required server_name: OwnedServerName = server_name!("localhost").to_owned(), like "\"example.org\"";
+
+        /// Where clients reach this server, without a slash at the end. Clients and other
+        /// servers are told so at /.well-known/matrix. By default `https://` and the server name.
+        value public_baseurl: Option<String> = None, like "\"https://matrix.example.org\"";
+
+        /// The folder for everything the server keeps: database, media, signing key.
+        value data_dir: PathBuf = PathBuf::from("data");
+
+        /// The networks of your reverse proxies. Where a request comes from is read from their
+        /// X-Forwarded-For header; from anyone else that header is not believed.
+        value trusted_proxies: Vec<IpNet> = loopback();
+
+        /// Where the server listens; repeat it for several. Each listener serves every API. By
+        /// default there is one, on 127.0.0.1 port 8008, for a reverse proxy on the same machine.
+        tables listeners: Vec<Listener> = Vec::new();
+
+        /// Who may make an account.
+        table registration: Registration = Registration::default();
+
+        /// How passwords are kept.
+        table password_hashing: PasswordHashing = PasswordHashing::default();
+
+        /// Limits on how fast one user, address or server may do things.
+        table rate_limits: RateLimits = RateLimits::default();
+
+        /// New rooms.
+        table rooms: Rooms = Rooms::default();
+
+        /// Other servers.
+        table federation: Federation = Federation::default();
+
+        /// The consortium that this server belongs to.
+        table consortium: Consortium = Consortium::default();
+
+        /// Connections that this server opens because of what others tell it.
+        table outbound: Outbound = Outbound::default();
+
+        /// Uploaded files.
+        table media: Media = Media::default();
+
+        /// Bridges and bots.
+        table appservices: Appservices = Appservices::default();
+
+        /// The log, on standard error.
+        table log: Log = Log::default();
+
+        /// Figures for Prometheus.
+        table metrics: Metrics = Metrics::default();
+    }
+}
+
+settings! {
+    /// One address to listen on.
+    pub struct Listener {
+        /// An address of this machine; `0.0.0.0` or `::` for all of them.
+        value address: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+        /// The port. 8448 is where other servers look by themselves.
+        value port: u16 = 8008;
+
+        /// The certificate chain, PEM. Without it this listener speaks plain HTTP. The file is
+        /// read again on SIGHUP.
+        value tls_certificate: Option<PathBuf> = None, like "\"tls.crt\"";
+
+        /// The private key of the certificate, PEM.
+        value tls_private_key: Option<PathBuf> = None, like "\"tls.key\"";
+    }
+}
+
+settings! {
+    /// Who may make an account.
+    pub struct Registration {
+        /// Whether people can make accounts by themselves. `resuni user create` works always.
+        value enabled: bool = false;
+
+        /// Whether they need a token from `tokens` for it.
+        value require_token: bool = false;
+
+        /// The tokens that may be used, each any number of times.
+        value tokens: Vec<Secret> = Vec::new(), like "[]";
+
+        /// Whether guests (accounts without a password) are let in.
+        value guests: bool = false;
+
+        /// Whoever knows this may make accounts, administrators too, at
+        /// /_synapse/admin/v1/register. None by default.
+        value shared_secret: Option<Secret> = None, like "\"a long random text\"";
+    }
+}
+
+settings! {
+    /// How passwords are kept.
+    pub struct PasswordHashing {
+        /// "normal", or "minimum" for tests: then a stolen database gives the passwords away.
+        value cost: HashingCost = HashingCost::Normal;
+    }
+}
+
+settings! {
+    /// Limits on speed.
+    pub struct RateLimits {
+        /// Whether there are any. Switch them off in tests only.
+        value enabled: bool = true;
+    }
+}
+
+settings! {
+    /// New rooms.
+    pub struct Rooms {
+        /// The version of a new room when the client asks for none.
+        value default_version: RoomVersionId = RoomVersionId::V12;
+    }
+}
+
+settings! {
+    /// Other servers.
+    pub struct Federation {
+        /// Whether this server talks to others at all.
+        value enabled: bool = true;
+
+        /// "open": with every server; "consortium": with the members listed below only.
+        value mode: FederationMode = FederationMode::Open;
+
+        /// Certificates (PEM) of authorities to trust besides the system's. The variables
+        /// SSL_CERT_FILE and SSL_CERT_DIR are honoured too.
+        value extra_ca_files: Vec<PathBuf> = Vec::new(), like "[]";
+
+        /// For tests: the address of a server by its name, instead of looking it up.
+        value destinations: BTreeMap<OwnedServerName, SocketAddr> = BTreeMap::new(), like "{}";
+    }
+}
+
+settings! {
+    /// The consortium.
+    pub struct Consortium {
+        /// A member server; repeat it for each, this one included.
+        tables members: Vec<Member> = Vec::new();
+    }
+}
+
+settings! {
+    /// A member of the consortium.
+    pub struct Member {
+        /// The name of the operator or network, for people.
+        required name: String = String::new(), like "\"Example\"";
+
+        /// The server's name.
+        required server_name: OwnedServerName = server_name!("localhost").to_owned(), like "\"example.org\"";
+
+        /// A page to send people to.
+        value url: Option<String> = None, like "\"https://example.org\"";
+
+        /// The country, as in ISO 3166-1.
+        value country: Option<String> = None, like "\"AT\"";
+
+        /// The main language, as in BCP 47.
+        value language: Option<String> = None, like "\"de\"";
+    }
+}
+
+settings! {
+    /// Outgoing connections.
+    pub struct Outbound {
+        /// Address ranges that are never connected to, so that nobody can make this server talk
+        /// to your own network: by default all that are not public. `[]` allows everything.
+        value deny_ip_ranges: Vec<IpNet> = private_ranges();
+    }
+}
+
+settings! {
+    /// Uploaded files.
+    pub struct Media {
+        /// The largest upload, in bytes.
+        value max_upload_bytes: u64 = 50 * 1024 * 1024;
+    }
+}
+
+settings! {
+    /// Bridges and bots.
+    pub struct Appservices {
+        /// Their registration files (YAML).
+        value config_files: Vec<PathBuf> = Vec::new(), like "[]";
+    }
+}
+
+settings! {
+    /// The log.
+    pub struct Log {
+        /// error, warn, info, debug or trace; also for parts: "info,resuni_federation=debug".
+        value level: String = "info".to_owned();
+
+        /// "text" for people, "json" for programs.
+        value format: LogFormat = LogFormat::Text;
+    }
+}
+
+settings! {
+    /// Figures for Prometheus.
+    pub struct Metrics {
+        /// Address and port for http://…/metrics. None by default: anyone who reaches it can read.
+        value listener: Option<SocketAddr> = None, like "\"127.0.0.1:9008\"";
+    }
+}
+
+impl Config {
+    /// Where clients reach this server, without a slash at the end.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        match &self.public_baseurl {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("https://{}", self.server_name),
+        }
+    }
+
+    /// The listeners, or the default one where none is set.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<Listener> {
+        if self.listeners.is_empty() {
+            vec![Listener::default()]
+        } else {
+            self.listeners.clone()
+        }
+    }
+
+    /// What `resuni serve` runs on without a file: only this machine can reach it, so accounts
+    /// are open; nothing goes out.
+    #[must_use]
+    pub fn local() -> Self {
+        let listener = Listener::default();
+        Self {
+            public_baseurl: Some(format!("http://localhost:{}", listener.port)),
+            registration: Registration {
+                enabled: true,
+                ..Registration::default()
+            },
+            federation: Federation {
+                enabled: false,
+                ..Federation::default()
+            },
+            ..Self::default()
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "literals; a test runs it")]
+fn networks(list: &[&str]) -> Vec<IpNet> {
+    list.iter()
+        .map(|net| net.parse().expect("a literal network"))
+        .collect()
+}
+
+fn loopback() -> Vec<IpNet> {
+    networks(&["127.0.0.0/8", "::1/128"])
+}
+
+/// The special-purpose address registries of IANA (RFC 6890), multicast, and the ranges through
+/// which an IPv6 address smuggles an IPv4 one.
+fn private_ranges() -> Vec<IpNet> {
+    networks(&[
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "::/128",
+        "::1/128",
+        "::ffff:0:0/96",
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "100::/64",
+        "2001::/23",
+        "2001:db8::/32",
+        "2002::/16",
+        "fc00::/7",
+        "fe80::/10",
+        "fec0::/10",
+        "ff00::/8",
+    ])
+}
