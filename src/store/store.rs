@@ -1,0 +1,181 @@
+//! The store: where the parts meet.
+
+use std::{sync::Arc, thread::JoinHandle};
+
+use parking_lot::Mutex;
+
+use crate::{
+    Batch, CommitError, EngineConfig, Follower, Log, Migration, Numbers, OpenError, Reservation,
+    Snapshot, StoreError, committer::Committer, engine::Engine, positions::WriteNumber, schema,
+};
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Where the rows are.
+    pub engine: EngineConfig,
+    /// All there ever were, in order.
+    pub migrations: &'static [Migration],
+}
+
+impl From<EngineConfig> for OpenOptions {
+    fn from(engine: EngineConfig) -> Self {
+        Self {
+            engine,
+            migrations: &[],
+        }
+    }
+}
+
+/// Typed tables on an ordered key-value engine. Cheap to clone.
+///
+/// When the last clone is dropped, everything applied is synced and the engine is closed.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    committer: Arc<Committer>,
+    log: Log,
+    numbers: Numbers,
+    lineage: std::sync::OnceLock<[u8; 16]>,
+    sync_thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Opens a database, and makes it when it is absent.
+    ///
+    /// # Errors
+    /// [`OpenError`]: it is in use, of a newer schema, not ours, or can't be read.
+    pub async fn open(options: impl Into<OpenOptions>) -> Result<Self, OpenError> {
+        let OpenOptions { engine, migrations } = options.into();
+        let engine = Engine::open(engine)?;
+        let next = schema::next_position(&engine).await?;
+        let committer = Arc::new(Committer::new(engine, next));
+        let syncer = Arc::clone(&committer);
+        let thread = std::thread::Builder::new()
+            .name("store-sync".into())
+            .spawn(move || syncer.sync_loop())
+            .map_err(|error| {
+                StoreError::Engine(format!("the sync thread can't be started: {error}").into())
+            })?;
+        let store = Self {
+            inner: Arc::new(Inner {
+                log: Log::new(Arc::clone(&committer)),
+                numbers: Numbers::new(Arc::clone(&committer)),
+                committer,
+                lineage: std::sync::OnceLock::new(),
+                sync_thread: Mutex::new(Some(thread)),
+            }),
+        };
+        let meta = schema::migrate(&store, migrations).await?;
+        let _ = store.inner.lineage.set(meta.lineage);
+        Ok(store)
+    }
+
+    /// An empty store in memory, for tests.
+    ///
+    /// # Panics
+    /// When the system can't start a thread.
+    pub async fn memory() -> Self {
+        #[expect(clippy::expect_used, reason = "an empty map can be opened")]
+        Self::open(EngineConfig::Memory)
+            .await
+            .expect("a store in memory")
+    }
+
+    /// A number made at random with the database: it tells this one from every other, a restored
+    /// copy excepted.
+    pub fn lineage(&self) -> [u8; 16] {
+        self.inner.lineage.get().copied().unwrap_or_default()
+    }
+
+    /// Everything that is applied now.
+    pub fn snapshot(&self) -> Snapshot {
+        // In this order: what the watermark covers is in a snapshot that is taken afterwards.
+        let position = self.inner.log.watermark();
+        Snapshot::new(position, self.inner.committer.engine.snapshot())
+    }
+
+    /// Positions for `n` log entries. The watermark waits for them: reserve just before the batch
+    /// is built, and attach them to it.
+    pub fn reserve(&self, n: u32) -> Reservation {
+        self.inner.committer.reserve(n)
+    }
+
+    /// Applies a batch: all of it or nothing. Snapshots taken from now on show it; it is on disk
+    /// when [`Applied::durable`] says so.
+    ///
+    /// # Errors
+    /// [`CommitError`]; nothing was applied.
+    pub async fn commit(&self, batch: Batch) -> Result<Applied, CommitError> {
+        let write = self.inner.committer.apply(batch)?;
+        Ok(Applied {
+            write,
+            committer: Arc::clone(&self.inner.committer),
+        })
+    }
+
+    /// Applies a batch and waits until it is on disk.
+    ///
+    /// # Errors
+    /// [`CommitError`]. If the sync failed the batch may or may not be there after a restart.
+    pub async fn commit_durable(&self, batch: Batch) -> Result<(), CommitError> {
+        Ok(self.commit(batch).await?.durable().await?)
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.inner.log
+    }
+
+    /// The short numbers.
+    pub fn numbers(&self) -> &Numbers {
+        &self.inner.numbers
+    }
+
+    /// A reader of the log with a stored place of its own. A name belongs to one follower at a time.
+    ///
+    /// # Errors
+    /// [`StoreError`] when its cursor can't be read.
+    pub async fn follower(&self, name: &'static str) -> Result<Follower, StoreError> {
+        Follower::open(self, name).await
+    }
+
+    /// Takes no more writes and returns when everything applied is on disk. Reads go on.
+    pub async fn close(&self) {
+        self.inner.numbers.close();
+        let thread = self.inner.sync_thread.lock().take();
+        if let Some(thread) = thread {
+            // A panic of the thread has been reported; there is nothing left to wait for.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.numbers.close();
+        if let Some(thread) = self.sync_thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A batch that is applied but perhaps not yet on disk.
+#[must_use = "nothing is acknowledged before it is durable"]
+pub struct Applied {
+    write: WriteNumber,
+    committer: Arc<Committer>,
+}
+
+impl Applied {
+    /// Waits until the batch, and everything applied before it, is on disk.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the sync failed: the batch may or may not be there after a restart.
+    pub async fn durable(self) -> Result<(), StoreError> {
+        self.committer.durable(self.write).await
+    }
+}
