@@ -1,0 +1,13 @@
+//! The ground every outgoing connection stands on: which addresses may be reached, how names become
+//! addresses, how a connection is opened and how much of an answer is read.
+
+pub mod dial;
+pub mod dns;
+pub mod guard;
+pub mod web;
+pub mod tls;
+
+pub use dial::{DialError, Dialer};
+pub use dns::{Dns, DnsError};
+pub use guard::Guard;
+pub use web::{Answer, HttpError, WebClient};

@@ -1,0 +1,126 @@
+//! The part of federation that needs no rooms: finding servers, talking to them, knowing who talks.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use ipnet::IpNet;
+use resuni_dag::SigningKey;
+use resuni_store::{SharedClock, Store};
+use ruma::OwnedServerName;
+
+use crate::{
+    admission::{Admission, Mode},
+    backoff::Backoff,
+    client::Client,
+    discovery::Discovery,
+    incoming::Authenticator,
+    keys::{Keys, OldKey},
+    net::{Dialer, Dns, DnsError, Guard, WebClient, tls},
+};
+
+/// What the network half needs to know.
+pub struct NetworkConfig {
+    /// Our name.
+    pub server_name: OwnedServerName,
+    /// The key that requests and events are signed with.
+    pub key: Arc<SigningKey>,
+    /// Keys used before.
+    pub old_keys: Vec<OldKey>,
+    /// Servers that are asked for the keys of servers that don't answer (none by default).
+    pub notaries: Vec<OwnedServerName>,
+    /// Who may federate.
+    pub mode: Mode,
+    /// Where a name is, without discovery (`federation.destinations`).
+    pub destinations: BTreeMap<OwnedServerName, SocketAddr>,
+    /// Authorities trusted besides the system's (`federation.extra_ca_files`).
+    pub extra_ca_files: Vec<PathBuf>,
+    /// Addresses that no outgoing request reaches (`outbound.deny_ip_ranges`).
+    pub deny_ip_ranges: Vec<IpNet>,
+}
+
+/// Why the network half could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The name servers are not known.
+    #[error("cannot set up DNS: {0}")]
+    Dns(#[from] DnsError),
+    /// The trusted certificates are not known.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsSetupError),
+}
+
+/// The parts, each usable alone.
+pub struct Network {
+    /// Who may federate.
+    pub admission: Arc<Admission>,
+    /// Who is left alone for a while.
+    pub backoff: Arc<Backoff>,
+    /// Where servers are.
+    pub discovery: Arc<Discovery>,
+    /// Signed requests.
+    pub client: Arc<Client>,
+    /// The key ring.
+    pub keys: Arc<Keys>,
+    /// Who sent an incoming request.
+    pub authenticator: Authenticator,
+    /// Guarded GET requests to any `https` address, for media behind a redirect and previews.
+    pub web: WebClient,
+}
+
+impl Network {
+    /// Sets the parts up with the system's name servers.
+    ///
+    /// # Errors
+    /// When the name servers or the certificates cannot be read.
+    pub fn open(
+        config: NetworkConfig,
+        store: Store,
+        clock: SharedClock,
+    ) -> Result<Self, NetworkError> {
+        Self::with_dns(config, Dns::system()?, store, clock)
+    }
+
+    /// As [`Network::open`], with given name servers.
+    ///
+    /// # Errors
+    /// When the certificates cannot be read.
+    pub fn with_dns(
+        config: NetworkConfig,
+        dns: Dns,
+        store: Store,
+        clock: SharedClock,
+    ) -> Result<Self, NetworkError> {
+        let NetworkConfig { server_name, key, old_keys, notaries, .. } = config;
+        let tls = tls::client_config(&config.extra_ca_files)?;
+        let dialer = Dialer::new(Guard::new(config.deny_ip_ranges), tls);
+        let web = || WebClient::new(dialer.clone(), dns.clone());
+        let discovery =
+            Discovery::new(config.destinations, dns.clone(), web(), Arc::clone(&clock));
+        let backoff = Arc::new(Backoff::new(Arc::clone(&clock)));
+        let admission = Arc::new(Admission::new(server_name.clone(), config.mode));
+        let client = Arc::new(Client::new(
+            server_name.clone(),
+            Arc::clone(&key),
+            dialer.clone(),
+            Arc::clone(&discovery),
+            Arc::clone(&backoff),
+            Arc::clone(&admission),
+        ));
+        let keys = Arc::new(Keys::new(
+            server_name.clone(),
+            key,
+            old_keys,
+            notaries,
+            Arc::clone(&client),
+            store,
+            Arc::clone(&clock),
+        ));
+        let authenticator = Authenticator::new(
+            server_name,
+            Arc::clone(&keys),
+            Arc::clone(&admission),
+            Arc::clone(&backoff),
+            clock,
+        );
+        Ok(Self { admission, backoff, discovery, client, keys, authenticator, web: web() })
+    }
+}
