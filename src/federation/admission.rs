@@ -29,7 +29,10 @@ impl Admission {
     /// `own` is always admitted: it is us.
     #[must_use]
     pub fn new(own: OwnedServerName, mode: Mode) -> Self {
-        Self { own, mode: ArcSwap::new(Arc::new(mode)) }
+        Self {
+            own,
+            mode: ArcSwap::new(Arc::new(mode)),
+        }
     }
 
     /// Whether `server` may talk to us and be talked to.

@@ -37,7 +37,10 @@ impl Backoff {
     /// No destination is paused yet.
     #[must_use]
     pub fn new(clock: SharedClock) -> Self {
-        Self { clock, states: Mutex::default() }
+        Self {
+            clock,
+            states: Mutex::default(),
+        }
     }
 
     /// Milliseconds until `server` may be tried again; `None` when it may be tried now.
@@ -62,8 +65,10 @@ impl Backoff {
         if states.len() >= CAPACITY && !states.contains_key(server) {
             states.retain(|_, state| state.until_ms > now);
         }
-        let state =
-            states.entry(server.to_owned()).or_insert(State { failures: 0, until_ms: 0 });
+        let state = states.entry(server.to_owned()).or_insert(State {
+            failures: 0,
+            until_ms: 0,
+        });
         if state.until_ms > now {
             return state.until_ms - now;
         }
@@ -71,7 +76,11 @@ impl Backoff {
         state.failures = state.failures.saturating_add(1);
         // Spread by up to a fifth, so that a thousand servers do not all return in the same second.
         let spread = pause / 5;
-        let jitter = if spread == 0 { 0 } else { rand::random::<u64>() % spread };
+        let jitter = if spread == 0 {
+            0
+        } else {
+            rand::random::<u64>() % spread
+        };
         state.until_ms = now + pause - jitter;
         state.until_ms - now
     }
@@ -80,7 +89,11 @@ impl Backoff {
     #[must_use]
     pub fn paused(&self) -> usize {
         let now = self.clock.now_ms();
-        self.states.lock().values().filter(|state| state.until_ms > now).count()
+        self.states
+            .lock()
+            .values()
+            .filter(|state| state.until_ms > now)
+            .count()
     }
 }
 
@@ -124,12 +137,18 @@ mod tests {
 
         let first = backoff.failure(server);
         assert!(first <= FIRST_MS && first > FIRST_MS / 2);
-        assert_eq!(backoff.failure(server), first, "failures under way together count once");
+        assert_eq!(
+            backoff.failure(server),
+            first,
+            "failures under way together count once"
+        );
         assert_eq!(backoff.paused(), 1);
 
         let mut last = first;
         for _ in 0..40 {
-            clock.0.fetch_add(backoff.wait_ms(server).unwrap(), Ordering::Relaxed);
+            clock
+                .0
+                .fetch_add(backoff.wait_ms(server).unwrap(), Ordering::Relaxed);
             assert_eq!(backoff.wait_ms(server), None);
             let next = backoff.failure(server);
             assert!(next + next / 4 >= last, "{last} then {next}");

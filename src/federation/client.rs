@@ -8,12 +8,12 @@ use http_body_util::Full;
 use resuni_dag::SigningKey;
 use ruma::{
     OwnedServerName, ServerName,
+    api::federation::authentication::ServerSignatures,
     api::{
         IncomingResponse, OutgoingBody as _, OutgoingRequest,
         auth_scheme::{AuthScheme, NoAuthentication},
         path_builder::SinglePath,
     },
-    api::federation::authentication::ServerSignatures,
 };
 
 use crate::{
@@ -39,14 +39,23 @@ pub struct Terms {
 
 impl Terms {
     /// A small answer that a person waits for.
-    pub const ASKED: Self =
-        Self { timeout: Duration::from_secs(20), max_answer: 4 << 20, heed_backoff: false };
+    pub const ASKED: Self = Self {
+        timeout: Duration::from_secs(20),
+        max_answer: 4 << 20,
+        heed_backoff: false,
+    };
     /// A small answer that nobody waits for.
-    pub const BACKGROUND: Self =
-        Self { timeout: Duration::from_secs(30), max_answer: 16 << 20, heed_backoff: true };
+    pub const BACKGROUND: Self = Self {
+        timeout: Duration::from_secs(30),
+        max_answer: 16 << 20,
+        heed_backoff: true,
+    };
     /// A room's whole state.
-    pub const STATE: Self =
-        Self { timeout: Duration::from_secs(120), max_answer: 256 << 20, heed_backoff: false };
+    pub const STATE: Self = Self {
+        timeout: Duration::from_secs(120),
+        max_answer: 256 << 20,
+        heed_backoff: false,
+    };
 
     /// The same for an answer of another size.
     #[must_use]
@@ -83,7 +92,14 @@ impl Client {
         admission: Arc<Admission>,
     ) -> Self {
         let http = HttpClient::new(dialer, Arc::clone(&discovery));
-        Self { origin, key, http, discovery, backoff, admission }
+        Self {
+            origin,
+            key,
+            http,
+            discovery,
+            backoff,
+            admission,
+        }
     }
 
     /// Sends a signed request.
@@ -159,7 +175,10 @@ impl Client {
             parts.headers.entry(header::CONTENT_TYPE).or_insert(kind);
         }
         let body: Vec<u8> = body.try_into_buf().map_err(|e| internal(&e.into()))?;
-        parts.headers.insert(header::USER_AGENT, header::HeaderValue::from_static(USER_AGENT));
+        parts.headers.insert(
+            header::USER_AGENT,
+            header::HeaderValue::from_static(USER_AGENT),
+        );
         if signed {
             let uri = parts.uri.path_and_query().map_or("/", |uri| uri.as_str());
             let signed = SignedParts {
@@ -174,21 +193,27 @@ impl Client {
             parts.headers.insert(header::AUTHORIZATION, header);
         }
         let request = Request::from_parts(parts, Full::new(Bytes::from(body)));
-        let outcome = self.http.exchange(request, terms.timeout, terms.max_answer).await;
+        let outcome = self
+            .http
+            .exchange(request, terms.timeout, terms.max_answer)
+            .await;
         self.judge(server, outcome)
     }
 
     fn check(&self, server: &ServerName, terms: Terms) -> Result<(), FederationError> {
         if server == self.origin {
-            return Err(FederationError::Internal("a request of this server to itself".to_owned()));
+            return Err(FederationError::Internal(
+                "a request of this server to itself".to_owned(),
+            ));
         }
         if !self.admission.allows(server) {
             return Err(FederationError::NotAdmitted(server.to_owned()));
         }
         match self.backoff.wait_ms(server).filter(|_| terms.heed_backoff) {
-            Some(wait_ms) => {
-                Err(FederationError::BackedOff { server: server.to_owned(), wait_ms })
-            }
+            Some(wait_ms) => Err(FederationError::BackedOff {
+                server: server.to_owned(),
+                wait_ms,
+            }),
             None => Ok(()),
         }
     }
@@ -207,7 +232,10 @@ impl Client {
                     self.backoff.failure(server);
                     self.discovery.forget(server);
                 }
-                return Err(FederationError::Unreachable { server: server.to_owned(), source });
+                return Err(FederationError::Unreachable {
+                    server: server.to_owned(),
+                    source,
+                });
             }
         };
         if is_absent(answer.status) {

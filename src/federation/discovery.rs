@@ -67,12 +67,19 @@ impl Discovery {
         web: WebClient,
         clock: SharedClock,
     ) -> Arc<Self> {
-        Arc::new(Self { overrides, dns, web, clock, cache: Mutex::default() })
+        Arc::new(Self {
+            overrides,
+            dns,
+            web,
+            clock,
+            cache: Mutex::default(),
+        })
     }
 
     /// The name that requests to `server` are made with (steps 1–3 up to the file's content).
     pub async fn delegate(&self, server: &ServerName) -> OwnedServerName {
-        if server.is_ip_literal() || server.port().is_some() || self.overrides.contains_key(server) {
+        if server.is_ip_literal() || server.port().is_some() || self.overrides.contains_key(server)
+        {
             return server.to_owned();
         }
         let now = self.clock.now_ms();
@@ -87,7 +94,10 @@ impl Discovery {
     /// Forgets what is known of `server`: its connections fail, so it may have moved.
     pub fn forget(&self, server: &ServerName) {
         let mut cache = self.cache.lock();
-        if cache.get(server).is_some_and(|cached| cached.delegated.is_some()) {
+        if cache
+            .get(server)
+            .is_some_and(|cached| cached.delegated.is_some())
+        {
             cache.remove(server);
         }
     }
@@ -145,10 +155,16 @@ impl Discovery {
         }
         let host = bare_host(name);
         if let Ok(ip) = host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, name.port().unwrap_or(DEFAULT_PORT))]);
+            return Ok(vec![SocketAddr::new(
+                ip,
+                name.port().unwrap_or(DEFAULT_PORT),
+            )]);
         }
         if let Some(port) = name.port() {
-            return self.resolve(host, port).await.map_err(|e| dial_error(name, &e));
+            return self
+                .resolve(host, port)
+                .await
+                .map_err(|e| dial_error(name, &e));
         }
         for service in ["_matrix-fed._tcp", "_matrix._tcp"] {
             match self.dns.service(&format!("{service}.{host}")).await {
@@ -159,7 +175,9 @@ impl Discovery {
                 Err(e @ DnsError::Failed { .. }) => return Err(dial_error(name, &e)),
             }
         }
-        self.resolve(host, DEFAULT_PORT).await.map_err(|e| dial_error(name, &e))
+        self.resolve(host, DEFAULT_PORT)
+            .await
+            .map_err(|e| dial_error(name, &e))
     }
 
     async fn resolve_all(
@@ -184,7 +202,10 @@ impl Discovery {
 
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DnsError> {
         let addresses = self.dns.addresses(host).await?;
-        Ok(addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+        Ok(addresses
+            .into_iter()
+            .map(|ip| SocketAddr::new(ip, port))
+            .collect())
     }
 }
 
@@ -204,12 +225,17 @@ fn bare_host(name: &ServerName) -> &str {
 }
 
 fn dial_error(name: &ServerName, error: &DnsError) -> DialError {
-    DialError::Connect { name: name.to_string(), reason: error.to_string() }
+    DialError::Connect {
+        name: name.to_string(),
+        reason: error.to_string(),
+    }
 }
 
 /// How long an answer may be kept: `Cache-Control` before `Expires` (RFC 9111), within our bounds.
 fn life_ms(headers: &HeaderMap) -> u64 {
-    let control = headers.get(header::CACHE_CONTROL).and_then(|v| v.to_str().ok());
+    let control = headers
+        .get(header::CACHE_CONTROL)
+        .and_then(|v| v.to_str().ok());
     let asked = control.and_then(|value| {
         value.split(',').map(str::trim).find_map(|directive| {
             if directive.eq_ignore_ascii_case("no-store")
@@ -223,7 +249,9 @@ fn life_ms(headers: &HeaderMap) -> u64 {
                 .then(|| seconds.trim().trim_matches('"').parse::<u64>().ok())?
         })
     });
-    let ms = asked.map_or(WELL_KNOWN_DEFAULT_MS, |seconds| seconds.saturating_mul(1000));
+    let ms = asked.map_or(WELL_KNOWN_DEFAULT_MS, |seconds| {
+        seconds.saturating_mul(1000)
+    });
     ms.clamp(WELL_KNOWN_MIN_MS, WELL_KNOWN_MAX_MS)
 }
 

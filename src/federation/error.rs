@@ -66,18 +66,24 @@ pub enum FederationError {
 
 impl FederationError {
     pub(crate) fn bad_json(message: impl Into<String>) -> Self {
-        Self::BadRequest { errcode: "M_BAD_JSON", message: message.into() }
+        Self::BadRequest {
+            errcode: "M_BAD_JSON",
+            message: message.into(),
+        }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self::BadRequest { errcode: "M_INVALID_PARAM", message: message.into() }
+        Self::BadRequest {
+            errcode: "M_INVALID_PARAM",
+            message: message.into(),
+        }
     }
 
-    pub(crate) fn bad_answer(
-        server: &ruma::ServerName,
-        reason: impl std::fmt::Display,
-    ) -> Self {
-        Self::BadAnswer { server: server.to_owned(), reason: reason.to_string() }
+    pub(crate) fn bad_answer(server: &ruma::ServerName, reason: impl std::fmt::Display) -> Self {
+        Self::BadAnswer {
+            server: server.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 
     /// The error code that the other server gave, if it did.
@@ -136,7 +142,13 @@ impl RemoteError {
         };
         let errcode = text("errcode");
         let error = text("error").unwrap_or_else(|| format!("it answered {status}"));
-        Box::new(Self { server, status, errcode, error, fields })
+        Box::new(Self {
+            server,
+            status,
+            errcode,
+            error,
+            fields,
+        })
     }
 
     /// The server does not know the endpoint (404 or 405 with `M_UNRECOGNIZED`, or with no code at all

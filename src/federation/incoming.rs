@@ -49,7 +49,13 @@ impl Authenticator {
         backoff: Arc<Backoff>,
         clock: SharedClock,
     ) -> Self {
-        Self { own, keys, admission, backoff, clock }
+        Self {
+            own,
+            keys,
+            admission,
+            backoff,
+            clock,
+        }
     }
 
     /// The server that signed the request. It is there, so its back-off ends; the second value says
@@ -82,8 +88,15 @@ impl Authenticator {
         header: &str,
     ) -> Result<OwnedServerName, FederationError> {
         let header = XMatrix::parse(header).map_err(|e| unauthorized(e.to_string()))?;
-        if header.destination.as_ref().is_some_and(|destination| *destination != self.own) {
-            return Err(unauthorized(format!("this is {}, not the destination", self.own)));
+        if header
+            .destination
+            .as_ref()
+            .is_some_and(|destination| *destination != self.own)
+        {
+            return Err(unauthorized(format!(
+                "this is {}, not the destination",
+                self.own
+            )));
         }
         if header.origin == self.own {
             return Err(unauthorized("a server does not send requests to itself"));

@@ -50,8 +50,11 @@ const CONCURRENT_FETCHES: usize = 32;
 const MAX_NOTARY_SERVERS: usize = 100;
 /// Servers asked at once on behalf of strangers.
 const CONCURRENT_NOTARY_FETCHES: usize = 8;
-const FETCH_TERMS: Terms =
-    Terms { timeout: Duration::from_secs(15), max_answer: MAX_RESPONSE, heed_backoff: true };
+const FETCH_TERMS: Terms = Terms {
+    timeout: Duration::from_secs(15),
+    max_answer: MAX_RESPONSE,
+    heed_backoff: true,
+};
 
 /// The keys of one server as far as they are known.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,12 +72,20 @@ versioned!(KnownKeys, 1);
 
 impl KnownKeys {
     fn usable(&self, key_ids: &[String], at_ms: u64) -> bool {
-        key_ids.iter().any(|id| self.keys.get(id).is_some_and(|(_, until)| *until >= at_ms))
+        key_ids
+            .iter()
+            .any(|id| self.keys.get(id).is_some_and(|(_, until)| *until >= at_ms))
     }
 
     fn verify_keys(&self) -> BTreeMap<String, VerifyKey> {
-        let key = |(key, until): &([u8; 32], u64)| VerifyKey { key: *key, valid_until_ts: *until };
-        self.keys.iter().map(|(id, known)| (id.clone(), key(known))).collect()
+        let key = |(key, until): &([u8; 32], u64)| VerifyKey {
+            key: *key,
+            valid_until_ts: *until,
+        };
+        self.keys
+            .iter()
+            .map(|(id, known)| (id.clone(), key(known)))
+            .collect()
     }
 }
 
@@ -147,9 +158,11 @@ impl Keys {
     /// Never in practice: only when signing fails.
     pub fn published(&self) -> Result<Raw<ServerSigningKeys>, FederationError> {
         let text = |s: &str| CanonicalJsonValue::from(s.to_owned());
-        let time = |ms: u64| CanonicalJsonValue::Integer(ruma::Int::new_saturating(
-            i64::try_from(ms).unwrap_or(i64::MAX),
-        ));
+        let time = |ms: u64| {
+            CanonicalJsonValue::Integer(ruma::Int::new_saturating(
+                i64::try_from(ms).unwrap_or(i64::MAX),
+            ))
+        };
         let current = CanonicalJsonObject::from([(
             self.key.key_id(),
             CanonicalJsonObject::from([("key".to_owned(), text(&self.key.public_key_base64()))])
@@ -168,7 +181,10 @@ impl Keys {
             .collect();
         let object = CanonicalJsonObject::from([
             ("server_name".to_owned(), text(self.origin.as_str())),
-            ("valid_until_ts".to_owned(), time(self.clock.now_ms() + OWN_VALIDITY_MS)),
+            (
+                "valid_until_ts".to_owned(),
+                time(self.clock.now_ms() + OWN_VALIDITY_MS),
+            ),
             ("verify_keys".to_owned(), current.into()),
             ("old_verify_keys".to_owned(), old.into()),
         ]);
@@ -211,8 +227,11 @@ impl Keys {
         if server == self.origin {
             return self.own_keys();
         }
-        let satisfied =
-            |known: &KnownKeys| needs.iter().all(|need| known.usable(&need.key_ids, need.at_ms));
+        let satisfied = |known: &KnownKeys| {
+            needs
+                .iter()
+                .all(|need| known.usable(&need.key_ids, need.at_ms))
+        };
         let known = match self.known(server).await {
             Some(known) if satisfied(&known) => Some(known),
             other => self.fetch(server, heed_backoff).await.or(other),
@@ -221,9 +240,15 @@ impl Keys {
     }
 
     fn own_keys(&self) -> BTreeMap<String, VerifyKey> {
-        let current = VerifyKey { key: self.key.public_key(), valid_until_ts: u64::MAX };
+        let current = VerifyKey {
+            key: self.key.public_key(),
+            valid_until_ts: u64::MAX,
+        };
         let old = self.old.iter().filter_map(|old| {
-            Some((old.key_id.clone(), VerifyKey::from_base64(&old.public_key, old.expired_ts)?))
+            Some((
+                old.key_id.clone(),
+                VerifyKey::from_base64(&old.public_key, old.expired_ts)?,
+            ))
         });
         old.chain([(self.key.key_id(), current)]).collect()
     }
@@ -232,7 +257,12 @@ impl Keys {
         if let Some(known) = self.cache.get(server) {
             return Some(known);
         }
-        match self.store.snapshot().get(&SERVER_KEYS, &server.to_string()).await {
+        match self
+            .store
+            .snapshot()
+            .get(&SERVER_KEYS, &server.to_string())
+            .await
+        {
             Ok(known) => {
                 let known = Arc::new(known?);
                 self.cache.insert(server.to_owned(), Arc::clone(&known));
@@ -260,7 +290,10 @@ impl Keys {
             return self.known(server).await;
         }
         *asked_ms = now;
-        let terms = Terms { heed_backoff, ..FETCH_TERMS };
+        let terms = Terms {
+            heed_backoff,
+            ..FETCH_TERMS
+        };
         let outcome = match self.ask(server, terms).await {
             Ok(response) => Ok(response),
             Err(error) => self.ask_notaries(server).await.ok_or(error),
@@ -285,7 +318,11 @@ impl Keys {
         for notary in &self.notaries {
             let wanted = [(server.to_owned(), BTreeMap::new())].into();
             let request = batch::Request::new(wanted);
-            let Ok(response) = self.client.send_unsigned(notary, request, FETCH_TERMS).await else {
+            let Ok(response) = self
+                .client
+                .send_unsigned(notary, request, FETCH_TERMS)
+                .await
+            else {
                 continue;
             };
             let notary_keys = match self.known(notary).await {
@@ -328,7 +365,10 @@ impl Keys {
             .iter()
             .filter(|(id, _)| id.as_str().starts_with("ed25519:"))
             .filter_map(|(id, key)| {
-                Some((id.to_string(), VerifyKey::from_base64(&key.key.encode(), valid_until_ts)?))
+                Some((
+                    id.to_string(),
+                    VerifyKey::from_base64(&key.key.encode(), valid_until_ts)?,
+                ))
             })
             .collect();
         let keys: VerifyKeys = [(server.to_owned(), current.clone())].into();
@@ -336,11 +376,22 @@ impl Keys {
         let old = typed.old_verify_keys.iter().filter_map(|(id, old)| {
             // A key that is said to expire in the future is not old.
             let until = u64::from(old.expired_ts.get()).min(now);
-            Some((id.to_string(), VerifyKey::from_base64(&old.key.encode(), until)?))
+            Some((
+                id.to_string(),
+                VerifyKey::from_base64(&old.key.encode(), until)?,
+            ))
         });
         // Current ones last: an id in both lists is current.
-        let keys = old.chain(current).map(|(id, k)| (id, (k.key, k.valid_until_ts))).collect();
-        Ok(KnownKeys { keys, fetched_ms: now, valid_until_ts, response: text.to_owned() })
+        let keys = old
+            .chain(current)
+            .map(|(id, k)| (id, (k.key, k.valid_until_ts)))
+            .collect();
+        Ok(KnownKeys {
+            keys,
+            fetched_ms: now,
+            valid_until_ts,
+            response: text.to_owned(),
+        })
     }
 
     /// Stores what was fetched, beside keys known before that the server no longer lists: events signed
@@ -380,7 +431,9 @@ impl Keys {
             let message = format!("at most {MAX_NOTARY_SERVERS} servers can be asked for at once");
             return Err(FederationError::invalid(message));
         }
-        let answers = stream::iter(wanted).map(|need| self.notarise_one(need)).buffered(4);
+        let answers = stream::iter(wanted)
+            .map(|need| self.notarise_one(need))
+            .buffered(4);
         let answers: Vec<_> = answers.collect().await;
         answers.into_iter().filter_map(Result::transpose).collect()
     }
@@ -419,8 +472,8 @@ impl Keys {
     ) -> Result<Raw<ServerSigningKeys>, FederationError> {
         sign_json(&mut object, &self.origin, &self.key)
             .map_err(|e| FederationError::Internal(e.to_string()))?;
-        let text = serde_json::to_string(&object)
-            .map_err(|e| FederationError::Internal(e.to_string()))?;
+        let text =
+            serde_json::to_string(&object).map_err(|e| FederationError::Internal(e.to_string()))?;
         Raw::from_json_string(text).map_err(|e| FederationError::Internal(e.to_string()))
     }
 }

@@ -89,12 +89,17 @@ impl Network {
         store: Store,
         clock: SharedClock,
     ) -> Result<Self, NetworkError> {
-        let NetworkConfig { server_name, key, old_keys, notaries, .. } = config;
+        let NetworkConfig {
+            server_name,
+            key,
+            old_keys,
+            notaries,
+            ..
+        } = config;
         let tls = tls::client_config(&config.extra_ca_files)?;
         let dialer = Dialer::new(Guard::new(config.deny_ip_ranges), tls);
         let web = || WebClient::new(dialer.clone(), dns.clone());
-        let discovery =
-            Discovery::new(config.destinations, dns.clone(), web(), Arc::clone(&clock));
+        let discovery = Discovery::new(config.destinations, dns.clone(), web(), Arc::clone(&clock));
         let backoff = Arc::new(Backoff::new(Arc::clone(&clock)));
         let admission = Arc::new(Admission::new(server_name.clone(), config.mode));
         let client = Arc::new(Client::new(
@@ -121,6 +126,14 @@ impl Network {
             Arc::clone(&backoff),
             clock,
         );
-        Ok(Self { admission, backoff, discovery, client, keys, authenticator, web: web() })
+        Ok(Self {
+            admission,
+            backoff,
+            discovery,
+            client,
+            keys,
+            authenticator,
+            web: web(),
+        })
     }
 }

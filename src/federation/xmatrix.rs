@@ -1,9 +1,7 @@
 //! The `X-Matrix` authorization scheme: server-server API, "Request Authentication".
 
 use resuni_dag::{SigningKey, sign_json};
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
-};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName};
 
 /// The name of the scheme.
 const SCHEME: &str = "X-Matrix";
@@ -50,8 +48,10 @@ impl XMatrix {
         if header.len() > MAX_HEADER_BYTES {
             return Err(XMatrixError::Malformed("it is too long"));
         }
-        let (scheme, mut rest) =
-            header.trim_start().split_once(' ').ok_or(XMatrixError::OtherScheme)?;
+        let (scheme, mut rest) = header
+            .trim_start()
+            .split_once(' ')
+            .ok_or(XMatrixError::OtherScheme)?;
         if !scheme.eq_ignore_ascii_case(SCHEME) {
             return Err(XMatrixError::OtherScheme);
         }
@@ -61,8 +61,9 @@ impl XMatrix {
             if rest.is_empty() {
                 break;
             }
-            let (name, after) =
-                rest.split_once('=').ok_or(XMatrixError::Malformed("a parameter has no value"))?;
+            let (name, after) = rest
+                .split_once('=')
+                .ok_or(XMatrixError::Malformed("a parameter has no value"))?;
             let (value, after) = take_value(after)?;
             rest = after;
             let slot = match name.trim_end().to_ascii_lowercase().as_str() {
@@ -95,10 +96,7 @@ impl XMatrix {
     ///
     /// # Errors
     /// When the body is not canonical JSON.
-    pub fn sign(
-        request: SignedParts<'_>,
-        key: &SigningKey,
-    ) -> Result<String, XMatrixError> {
+    pub fn sign(request: SignedParts<'_>, key: &SigningKey) -> Result<String, XMatrixError> {
         let mut object = request.object()?;
         sign_json(&mut object, request.origin, key)
             .map_err(|e| XMatrixError::Body(e.to_string()))?;
@@ -122,8 +120,10 @@ impl XMatrix {
         request: SignedParts<'_>,
     ) -> Result<CanonicalJsonObject, XMatrixError> {
         let mut object = request.object()?;
-        let by_key =
-            CanonicalJsonObject::from([(self.key.clone(), CanonicalJsonValue::from(self.sig.clone()))]);
+        let by_key = CanonicalJsonObject::from([(
+            self.key.clone(),
+            CanonicalJsonValue::from(self.sig.clone()),
+        )]);
         let by_server = CanonicalJsonObject::from([(self.origin.to_string(), by_key.into())]);
         object.insert("signatures".to_owned(), by_server.into());
         Ok(object)
@@ -151,11 +151,14 @@ impl SignedParts<'_> {
             ("method".to_owned(), self.method.to_owned().into()),
             ("uri".to_owned(), self.uri.to_owned().into()),
             ("origin".to_owned(), self.origin.to_string().into()),
-            ("destination".to_owned(), self.destination.to_string().into()),
+            (
+                "destination".to_owned(),
+                self.destination.to_string().into(),
+            ),
         ]);
         if !self.body.is_empty() {
-            let content: CanonicalJsonValue = serde_json::from_slice(self.body)
-                .map_err(|e| XMatrixError::Body(e.to_string()))?;
+            let content: CanonicalJsonValue =
+                serde_json::from_slice(self.body).map_err(|e| XMatrixError::Body(e.to_string()))?;
             object.insert("content".to_owned(), content);
         }
         Ok(object)
@@ -163,7 +166,11 @@ impl SignedParts<'_> {
 }
 
 fn signature_of(object: &CanonicalJsonObject, server: &ServerName, key_id: &str) -> Option<String> {
-    let by_server = object.get("signatures")?.as_object()?.get(server.as_str())?.as_object()?;
+    let by_server = object
+        .get("signatures")?
+        .as_object()?
+        .get(server.as_str())?
+        .as_object()?;
     by_server.get(key_id)?.as_str().map(str::to_owned)
 }
 

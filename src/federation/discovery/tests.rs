@@ -32,8 +32,17 @@ use crate::net::{Dialer, Guard, tls};
 mod authority;
 
 const WEB_NAMES: &[&str] = &[
-    "port.test", "ip4.test", "ip6.test", "plain.test", "srv.test", "broken.test", "missing.test",
-    "redirect.test", "loop.test", "huge.test", "nameless.test",
+    "port.test",
+    "ip4.test",
+    "ip6.test",
+    "plain.test",
+    "srv.test",
+    "broken.test",
+    "missing.test",
+    "redirect.test",
+    "loop.test",
+    "huge.test",
+    "nameless.test",
 ];
 
 /// What each web server says: status, header, body.
@@ -47,13 +56,17 @@ fn page(host: &str) -> (u16, Option<&'static str>, String) {
         "srv.test" => delegation("delegated-srv.test"),
         "broken.test" => (200, None, "<html>".to_owned()),
         "nameless.test" => delegation("not a name"),
-        "redirect.test" => {
-            (302, Some("https://port.test/.well-known/matrix/server"), String::new())
-        }
+        "redirect.test" => (
+            302,
+            Some("https://port.test/.well-known/matrix/server"),
+            String::new(),
+        ),
         "loop.test" => (307, Some("/.well-known/matrix/server"), String::new()),
-        "huge.test" => {
-            (200, None, format!("{{\"m.server\":\"delegated.test\"{}}}", " ".repeat(60_000)))
-        }
+        "huge.test" => (
+            200,
+            None,
+            format!("{{\"m.server\":\"delegated.test\"{}}}", " ".repeat(60_000)),
+        ),
         _ => (404, None, String::new()),
     }
 }
@@ -67,7 +80,9 @@ async fn web_server(authority: &authority::Authority, asked: Arc<AtomicUsize>) -
             let (stream, _) = listener.accept().await.unwrap();
             let (acceptor, asked) = (acceptor.clone(), Arc::clone(&asked));
             tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
                 let service = service_fn(move |request: Request<Incoming>| {
                     asked.fetch_add(1, Ordering::SeqCst);
                     let host = request.uri().host().map(str::to_owned).unwrap_or_else(|| {
@@ -77,7 +92,9 @@ async fn web_server(authority: &authority::Authority, asked: Arc<AtomicUsize>) -
                     let mut response = Response::new(Full::new(Bytes::from(body)));
                     *response.status_mut() = StatusCode::from_u16(status).unwrap();
                     if let Some(to) = location {
-                        response.headers_mut().insert(header::LOCATION, to.parse().unwrap());
+                        response
+                            .headers_mut()
+                            .insert(header::LOCATION, to.parse().unwrap());
                     }
                     async move { Ok::<_, std::convert::Infallible>(response) }
                 });
@@ -94,9 +111,8 @@ async fn web_server(authority: &authority::Authority, asked: Arc<AtomicUsize>) -
 fn record(name: &str, kind: RecordType) -> Option<RData> {
     let name = name.trim_end_matches('.');
     let address = |text: &str| text.parse::<IpAddr>().unwrap().into();
-    let service = |target: &str, port| {
-        RData::SRV(SRV::new(10, 5, port, Name::from_ascii(target).unwrap()))
-    };
+    let service =
+        |target: &str, port| RData::SRV(SRV::new(10, 5, port, Name::from_ascii(target).unwrap()));
     match (name, kind) {
         ("explicit.test", RecordType::A) => Some(address("10.0.0.2")),
         ("six.test", RecordType::AAAA) => Some(address("2001:db8::6")),
@@ -124,7 +140,8 @@ async fn name_server() -> u16 {
             let (n, from) = socket.recv_from(&mut buffer).await.unwrap();
             let question = Message::from_vec(&buffer[..n]).unwrap();
             let query = question.queries[0].clone();
-            let mut answer = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
+            let mut answer =
+                Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
             answer.metadata.recursion_available = true;
             match record(&query.name().to_ascii().to_lowercase(), query.query_type()) {
                 Some(data) => {
@@ -133,7 +150,10 @@ async fn name_server() -> u16 {
                 None => answer.metadata.response_code = ResponseCode::NXDomain,
             }
             answer.add_query(query);
-            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+            socket
+                .send_to(&answer.to_vec().unwrap(), from)
+                .await
+                .unwrap();
         }
     });
     port
@@ -151,15 +171,25 @@ async fn world(overrides: BTreeMap<OwnedServerName, SocketAddr>) -> World {
     let web_port = web_server(&authority, Arc::clone(&asked)).await;
     let mut connection = ConnectionConfig::udp();
     connection.port = name_server().await;
-    let servers =
-        vec![NameServerConfig::new(IpAddr::from([127, 0, 0, 1]), true, vec![connection])];
+    let servers = vec![NameServerConfig::new(
+        IpAddr::from([127, 0, 0, 1]),
+        true,
+        vec![connection],
+    )];
     let dns = Dns::with_config(ResolverConfig::from_name_servers(servers)).unwrap();
     let trust = tls::client_config(&[authority.file.path().to_owned()]).unwrap();
     // What is not the web server on loopback is refused at once instead of being dialled.
-    let guard = Guard::new(vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
+    let guard = Guard::new(vec![
+        "10.0.0.0/8".parse().unwrap(),
+        "2001:db8::/32".parse().unwrap(),
+    ]);
     let web = WebClient::with_port(Dialer::new(guard, trust), dns.clone(), web_port);
     let discovery = Discovery::new(overrides, dns, web, Arc::new(SystemClock));
-    World { discovery, asked, _authority: authority }
+    World {
+        discovery,
+        asked,
+        _authority: authority,
+    }
 }
 
 /// The authority of requests (the `Host` header), the name the certificate must be for, and the first
@@ -179,26 +209,86 @@ async fn every_step_of_the_specification() {
         // 1: IP literals.
         ("192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.1:8448"),
         ("192.0.2.1:99", "192.0.2.1:99", "192.0.2.1", "192.0.2.1:99"),
-        ("[2001:db8::2]", "[2001:db8::2]", "2001:db8::2", "[2001:db8::2]:8448"),
-        ("[2001:db8::2]:99", "[2001:db8::2]:99", "2001:db8::2", "[2001:db8::2]:99"),
+        (
+            "[2001:db8::2]",
+            "[2001:db8::2]",
+            "2001:db8::2",
+            "[2001:db8::2]:8448",
+        ),
+        (
+            "[2001:db8::2]:99",
+            "[2001:db8::2]:99",
+            "2001:db8::2",
+            "[2001:db8::2]:99",
+        ),
         // 2: an explicit port, no .well-known.
-        ("explicit.test:99", "explicit.test:99", "explicit.test", "10.0.0.2:99"),
+        (
+            "explicit.test:99",
+            "explicit.test:99",
+            "explicit.test",
+            "10.0.0.2:99",
+        ),
         ("port.test:99", "port.test:99", "port.test", "127.0.0.1:99"),
         // 3.1–3.5: .well-known.
         ("ip4.test", "10.9.9.9", "10.9.9.9", "10.9.9.9:8448"),
-        ("ip6.test", "[2001:db8::1]:77", "2001:db8::1", "[2001:db8::1]:77"),
-        ("port.test", "delegated.test:1234", "delegated.test", "10.0.0.3:1234"),
-        ("redirect.test", "delegated.test:1234", "delegated.test", "10.0.0.3:1234"),
-        ("srv.test", "delegated-srv.test", "delegated-srv.test", "10.0.0.4:3000"),
-        ("plain.test", "delegated.test", "delegated.test", "10.0.0.3:8448"),
+        (
+            "ip6.test",
+            "[2001:db8::1]:77",
+            "2001:db8::1",
+            "[2001:db8::1]:77",
+        ),
+        (
+            "port.test",
+            "delegated.test:1234",
+            "delegated.test",
+            "10.0.0.3:1234",
+        ),
+        (
+            "redirect.test",
+            "delegated.test:1234",
+            "delegated.test",
+            "10.0.0.3:1234",
+        ),
+        (
+            "srv.test",
+            "delegated-srv.test",
+            "delegated-srv.test",
+            "10.0.0.4:3000",
+        ),
+        (
+            "plain.test",
+            "delegated.test",
+            "delegated.test",
+            "10.0.0.3:8448",
+        ),
         // An invalid answer means none.
-        ("broken.test", "broken.test", "broken.test", "127.0.0.1:8448"),
-        ("nameless.test", "nameless.test", "nameless.test", "127.0.0.1:8448"),
-        ("missing.test", "missing.test", "missing.test", "127.0.0.1:8448"),
+        (
+            "broken.test",
+            "broken.test",
+            "broken.test",
+            "127.0.0.1:8448",
+        ),
+        (
+            "nameless.test",
+            "nameless.test",
+            "nameless.test",
+            "127.0.0.1:8448",
+        ),
+        (
+            "missing.test",
+            "missing.test",
+            "missing.test",
+            "127.0.0.1:8448",
+        ),
         ("loop.test", "loop.test", "loop.test", "127.0.0.1:8448"),
         ("huge.test", "huge.test", "huge.test", "127.0.0.1:8448"),
         // 4: _matrix-fed before 5: _matrix; Host and certificate stay the name's.
-        ("service.test", "service.test", "service.test", "10.0.0.4:1000"),
+        (
+            "service.test",
+            "service.test",
+            "service.test",
+            "10.0.0.4:1000",
+        ),
         ("old.test", "old.test", "old.test", "10.0.0.4:2000"),
         // 6: the name itself.
         ("bare.test", "bare.test", "bare.test", "10.0.0.1:8448"),
@@ -230,7 +320,10 @@ async fn the_map_comes_before_everything() {
     let world = world(names.into_iter().map(|name| (name, address)).collect()).await;
     for name in ["plain.test", "hs2"] {
         let found = resolve(&world.discovery, name).await.unwrap();
-        assert_eq!(found, (name.to_owned(), name.to_owned(), address.to_string()));
+        assert_eq!(
+            found,
+            (name.to_owned(), name.to_owned(), address.to_string())
+        );
     }
     assert_eq!(world.asked.load(Ordering::SeqCst), 0);
     // Another port is another name, which is not in the map.

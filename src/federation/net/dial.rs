@@ -74,10 +74,15 @@ impl Dialer {
         addresses: &[SocketAddr],
     ) -> Result<TlsStream<TcpStream>, DialError> {
         let tcp = self.tcp(host, addresses).await?;
-        let tls_error = |reason: String| DialError::Tls { name: host.to_owned(), reason };
+        let tls_error = |reason: String| DialError::Tls {
+            name: host.to_owned(),
+            reason,
+        };
         let name = match host.parse::<IpAddr>() {
             Ok(ip) => ServerName::from(ip),
-            Err(_) => ServerName::try_from(host.to_owned()).map_err(|e| tls_error(e.to_string()))?,
+            Err(_) => {
+                ServerName::try_from(host.to_owned()).map_err(|e| tls_error(e.to_string()))?
+            }
         };
         let handshake = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp);
         match time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
@@ -91,8 +96,11 @@ impl Dialer {
         if addresses.is_empty() {
             return Err(DialError::NoAddress(host.to_owned()));
         }
-        let mut left =
-            addresses.iter().copied().filter(|address| self.guard.allows(address.ip())).peekable();
+        let mut left = addresses
+            .iter()
+            .copied()
+            .filter(|address| self.guard.allows(address.ip()))
+            .peekable();
         if left.peek().is_none() {
             return Err(DialError::Denied(host.to_owned()));
         }
@@ -102,10 +110,16 @@ impl Dialer {
             if let Some(address) = left.next() {
                 trying.push(connect(address));
             } else if trying.is_empty() {
-                return Err(DialError::Connect { name: host.to_owned(), reason });
+                return Err(DialError::Connect {
+                    name: host.to_owned(),
+                    reason,
+                });
             }
-            let patience =
-                if left.peek().is_some() { NEXT_ADDRESS_AFTER } else { CONNECT_TIMEOUT };
+            let patience = if left.peek().is_some() {
+                NEXT_ADDRESS_AFTER
+            } else {
+                CONNECT_TIMEOUT
+            };
             match time::timeout(patience, trying.next()).await {
                 Ok(Some(Ok(stream))) => return Ok(stream),
                 Ok(Some(Err(e))) => reason = e,
@@ -123,6 +137,9 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
             Ok(stream)
         }
         Ok(Err(e)) => Err(format!("{address}: {e}")),
-        Err(_) => Err(format!("{address}: no answer within {} s", CONNECT_TIMEOUT.as_secs())),
+        Err(_) => Err(format!(
+            "{address}: no answer within {} s",
+            CONNECT_TIMEOUT.as_secs()
+        )),
     }
 }

@@ -75,12 +75,22 @@ impl Dns {
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
         // RFC 6761: these names mean this machine and are never asked for over the network.
         if is_localhost(host) {
-            return Ok(vec![IpAddr::from([127, 0, 0, 1]), std::net::Ipv6Addr::LOCALHOST.into()]);
+            return Ok(vec![
+                IpAddr::from([127, 0, 0, 1]),
+                std::net::Ipv6Addr::LOCALHOST.into(),
+            ]);
         }
-        let answer =
-            self.resolver.lookup_ip(fqdn(host)?).await.map_err(|e| from_net(host, &e))?;
+        let answer = self
+            .resolver
+            .lookup_ip(fqdn(host)?)
+            .await
+            .map_err(|e| from_net(host, &e))?;
         let found: Vec<_> = answer.iter().take(MAX_RECORDS).collect();
-        if found.is_empty() { Err(DnsError::NoRecord(host.to_owned())) } else { Ok(found) }
+        if found.is_empty() {
+            Err(DnsError::NoRecord(host.to_owned()))
+        } else {
+            Ok(found)
+        }
     }
 
     /// The targets of a service record, in the order in which they are to be tried (RFC 2782).
@@ -88,8 +98,11 @@ impl Dns {
     /// # Errors
     /// [`DnsError::NoRecord`] when there is none, [`DnsError::Failed`] when it could not be found out.
     pub async fn service(&self, name: &str) -> Result<Vec<(String, u16)>, DnsError> {
-        let answer =
-            self.resolver.srv_lookup(fqdn(name)?).await.map_err(|e| from_net(name, &e))?;
+        let answer = self
+            .resolver
+            .srv_lookup(fqdn(name)?)
+            .await
+            .map_err(|e| from_net(name, &e))?;
         let mut records: Vec<_> = answer
             .answers()
             .iter()
@@ -113,7 +126,12 @@ impl Dns {
             .into_iter()
             // A target of "." says that the service is not offered here.
             .filter(|srv| !srv.target.is_root())
-            .map(|srv| (srv.target.to_utf8().trim_end_matches('.').to_owned(), srv.port))
+            .map(|srv| {
+                (
+                    srv.target.to_utf8().trim_end_matches('.').to_owned(),
+                    srv.port,
+                )
+            })
             .collect())
     }
 }
@@ -138,5 +156,8 @@ fn from_net(name: &str, error: &NetError) -> DnsError {
 }
 
 fn failed(name: &str, error: &dyn std::fmt::Display) -> DnsError {
-    DnsError::Failed { name: name.to_owned(), reason: error.to_string() }
+    DnsError::Failed {
+        name: name.to_owned(),
+        reason: error.to_string(),
+    }
 }

@@ -32,7 +32,10 @@ impl Guard {
             IpAddr::V4(_) => !self.is_denied(address),
             IpAddr::V6(v6) => {
                 !self.is_denied(address)
-                    && embedded_v4(v6).into_iter().flatten().all(|v4| !self.is_denied(v4.into()))
+                    && embedded_v4(v6)
+                        .into_iter()
+                        .flatten()
+                        .all(|v4| !self.is_denied(v4.into()))
             }
         }
     }
@@ -74,10 +77,17 @@ mod tests {
 
     fn guard() -> Guard {
         Guard::new(
-            ["127.0.0.0/8", "10.0.0.0/8", "192.168.0.0/16", "169.254.0.0/16", "::1/128", "fc00::/7"]
-                .iter()
-                .map(|net| net.parse().unwrap())
-                .collect(),
+            [
+                "127.0.0.0/8",
+                "10.0.0.0/8",
+                "192.168.0.0/16",
+                "169.254.0.0/16",
+                "::1/128",
+                "fc00::/7",
+            ]
+            .iter()
+            .map(|net| net.parse().unwrap())
+            .collect(),
         )
     }
 
@@ -103,16 +113,26 @@ mod tests {
             "2001:0:808:808::f5ff:fffe",
             "2001:0:a00:1::1234:5678",
         ] {
-            assert!(!guard().allows(address.parse().unwrap()), "{address} must be refused");
+            assert!(
+                !guard().allows(address.parse().unwrap()),
+                "{address} must be refused"
+            );
         }
     }
 
     #[test]
     fn lets_the_rest_through() {
-        for address in
-            ["9.9.9.9", "2620:fe::fe", "::ffff:9.9.9.9", "2002:909:909::1", "64:ff9b::9.9.9.9"]
-        {
-            assert!(guard().allows(address.parse().unwrap()), "{address} must be allowed");
+        for address in [
+            "9.9.9.9",
+            "2620:fe::fe",
+            "::ffff:9.9.9.9",
+            "2002:909:909::1",
+            "64:ff9b::9.9.9.9",
+        ] {
+            assert!(
+                guard().allows(address.parse().unwrap()),
+                "{address} must be allowed"
+            );
         }
         assert!(Guard::default().allows("127.0.0.1".parse().unwrap()));
     }

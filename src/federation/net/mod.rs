@@ -4,8 +4,8 @@
 pub mod dial;
 pub mod dns;
 pub mod guard;
-pub mod web;
 pub mod tls;
+pub mod web;
 
 pub use dial::{DialError, Dialer};
 pub use dns::{Dns, DnsError};

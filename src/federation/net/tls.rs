@@ -2,7 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::{CertificateDer, pem::PemObject}};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 
 /// Why the trusted certificates could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -35,14 +39,21 @@ pub fn client_config(extra_ca_files: &[PathBuf]) -> Result<Arc<ClientConfig>, Tl
     }
     let (_added, ignored) = roots.add_parsable_certificates(native.certs);
     if ignored > 0 {
-        tracing::warn!(ignored, "some of the system's certificate authorities are malformed");
+        tracing::warn!(
+            ignored,
+            "some of the system's certificate authorities are malformed"
+        );
     }
     for path in extra_ca_files {
-        let failed =
-            |reason: String| TlsSetupError::CaFile { path: path.clone(), reason };
+        let failed = |reason: String| TlsSetupError::CaFile {
+            path: path.clone(),
+            reason,
+        };
         let mut found = 0_usize;
         for cert in CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))? {
-            roots.add(cert.map_err(|e| failed(e.to_string()))?).map_err(|e| failed(e.to_string()))?;
+            roots
+                .add(cert.map_err(|e| failed(e.to_string()))?)
+                .map_err(|e| failed(e.to_string()))?;
             found += 1;
         }
         if found == 0 {

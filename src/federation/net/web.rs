@@ -88,7 +88,10 @@ impl<L: Locate> HttpClient<L> {
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
-            .build(Connector { dialer: Arc::new(dialer), locator });
+            .build(Connector {
+                dialer: Arc::new(dialer),
+                locator,
+            });
         Self { inner }
     }
 
@@ -103,7 +106,9 @@ impl<L: Locate> HttpClient<L> {
             let response = self.inner.request(request).await.map_err(from_client)?;
             read(response, max_body).await
         };
-        time::timeout(timeout, exchange).await.unwrap_or(Err(HttpError::Timeout(timeout)))
+        time::timeout(timeout, exchange)
+            .await
+            .unwrap_or(Err(HttpError::Timeout(timeout)))
     }
 }
 
@@ -116,7 +121,11 @@ async fn read(response: Response<Incoming>, max_body: usize) -> Result<Answer, H
             HttpError::Exchange(e.to_string())
         }
     })?;
-    Ok(Answer { status: parts.status, headers: parts.headers, body: collected.to_bytes() })
+    Ok(Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body: collected.to_bytes(),
+    })
 }
 
 /// Finds our own error below hyper's, so that people read the reason and not "client error (Connect)".
@@ -138,10 +147,14 @@ impl DialError {
         match self {
             Self::Denied(name) => Self::Denied(name.clone()),
             Self::NoAddress(name) => Self::NoAddress(name.clone()),
-            Self::Connect { name, reason } => {
-                Self::Connect { name: name.clone(), reason: reason.clone() }
-            }
-            Self::Tls { name, reason } => Self::Tls { name: name.clone(), reason: reason.clone() },
+            Self::Connect { name, reason } => Self::Connect {
+                name: name.clone(),
+                reason: reason.clone(),
+            },
+            Self::Tls { name, reason } => Self::Tls {
+                name: name.clone(),
+                reason: reason.clone(),
+            },
         }
     }
 }
@@ -153,7 +166,10 @@ struct Connector<L> {
 
 impl<L> Clone for Connector<L> {
     fn clone(&self) -> Self {
-        Self { dialer: Arc::clone(&self.dialer), locator: Arc::clone(&self.locator) }
+        Self {
+            dialer: Arc::clone(&self.dialer),
+            locator: Arc::clone(&self.locator),
+        }
     }
 }
 
@@ -170,7 +186,9 @@ impl<L: Locate> Service<Uri> for Connector<L> {
         let this = self.clone();
         Box::pin(async move {
             let (host, addresses) = this.locator.locate(&uri).await?;
-            Ok(Stream(TokioIo::new(this.dialer.dial(&host, &addresses).await?)))
+            Ok(Stream(TokioIo::new(
+                this.dialer.dial(&host, &addresses).await?,
+            )))
         })
     }
 }
@@ -237,16 +255,30 @@ struct Web {
 
 impl Locate for Web {
     async fn locate(&self, uri: &Uri) -> Result<(String, Vec<SocketAddr>), DialError> {
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let host = uri
+            .host()
+            .unwrap_or_default()
+            .trim_matches(['[', ']'])
+            .to_owned();
         let port = uri.port_u16().unwrap_or(self.default_port);
         if let Ok(ip) = host.parse() {
             return Ok((host, vec![SocketAddr::new(ip, port)]));
         }
-        let addresses = self.dns.addresses(&host).await.map_err(|e| DialError::Connect {
-            name: host.clone(),
-            reason: e.to_string(),
-        })?;
-        Ok((host, addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()))
+        let addresses = self
+            .dns
+            .addresses(&host)
+            .await
+            .map_err(|e| DialError::Connect {
+                name: host.clone(),
+                reason: e.to_string(),
+            })?;
+        Ok((
+            host,
+            addresses
+                .into_iter()
+                .map(|ip| SocketAddr::new(ip, port))
+                .collect(),
+        ))
     }
 }
 
@@ -263,7 +295,9 @@ impl WebClient {
     }
 
     pub(crate) fn with_port(dialer: Dialer, dns: Dns, default_port: u16) -> Self {
-        Self { http: HttpClient::new(dialer, Arc::new(Web { dns, default_port })) }
+        Self {
+            http: HttpClient::new(dialer, Arc::new(Web { dns, default_port })),
+        }
     }
 
     /// GET with redirects. `timeout` bounds the whole, `max_body` the bytes of the last answer's body.
@@ -277,8 +311,8 @@ impl WebClient {
         max_body: usize,
     ) -> Result<Answer, HttpError> {
         let chain = async {
-            let mut address = url::Url::parse(address)
-                .map_err(|_| HttpError::NotHttps(address.to_owned()))?;
+            let mut address =
+                url::Url::parse(address).map_err(|_| HttpError::NotHttps(address.to_owned()))?;
             for _ in 0..=MAX_REDIRECTS {
                 let answer = self.get_once(&address, timeout, max_body).await?;
                 let Some(next) = redirect_of(&answer, &address) else {
@@ -288,7 +322,9 @@ impl WebClient {
             }
             Err(HttpError::Redirects)
         };
-        time::timeout(timeout, chain).await.unwrap_or(Err(HttpError::Timeout(timeout)))
+        time::timeout(timeout, chain)
+            .await
+            .unwrap_or(Err(HttpError::Timeout(timeout)))
     }
 
     async fn get_once(

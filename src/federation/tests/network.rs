@@ -22,8 +22,7 @@ use resuni_federation::{
 };
 use resuni_store::{Store, SystemClock};
 use ruma::{
-    OwnedServerName, ServerName,
-    api::federation::query::get_profile_information::v1 as profile,
+    OwnedServerName, ServerName, api::federation::query::get_profile_information::v1 as profile,
     owned_server_name, owned_user_id, server_name,
 };
 use tokio::net::TcpListener;
@@ -67,7 +66,9 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, server: Arc<Server>
         let (stream, _) = listener.accept().await.unwrap();
         let (acceptor, server) = (acceptor.clone(), Arc::clone(&server));
         tokio::spawn(async move {
-            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let Ok(stream) = acceptor.accept(stream).await else {
+                return;
+            };
             let service = service_fn(move |request| {
                 let server = Arc::clone(&server);
                 async move { Ok::<_, std::convert::Infallible>(answer(&server, request).await) }
@@ -101,9 +102,7 @@ async fn answer(server: &Server, request: Request<Body>) -> Response<Full<Bytes>
         body: &body,
     };
     match server.network.authenticator.origin(incoming).await {
-        Ok((origin, _)) => {
-            Response::new(Full::from(format!("{{\"displayname\":\"{origin}\"}}")))
-        }
+        Ok((origin, _)) => Response::new(Full::from(format!("{{\"displayname\":\"{origin}\"}}"))),
         Err(error) => {
             let body = format!("{{\"errcode\":\"M_UNAUTHORIZED\",\"error\":\"{error}\"}}");
             let mut response = Response::new(Full::from(body));
@@ -123,12 +122,23 @@ async fn two(authority: &Authority, world: impl Fn(World) -> World) -> (Arc<Serv
         destinations.insert(name.to_owned(), listener.local_addr().unwrap());
         listeners.push(listener);
     }
-    let world = world(World { destinations, deny: Vec::new(), mode: Mode::Open });
+    let world = world(World {
+        destinations,
+        deny: Vec::new(),
+        mode: Mode::Open,
+    });
     let mut servers = Vec::new();
     for (name, listener) in names.into_iter().zip(listeners) {
         let network = network(name, authority, world.clone()).await;
-        let server = Arc::new(Server { network, key_requests: AtomicUsize::new(0) });
-        tokio::spawn(serve(listener, authority.acceptor(&[name.as_str()]), Arc::clone(&server)));
+        let server = Arc::new(Server {
+            network,
+            key_requests: AtomicUsize::new(0),
+        });
+        tokio::spawn(serve(
+            listener,
+            authority.acceptor(&[name.as_str()]),
+            Arc::clone(&server),
+        ));
         servers.push(server);
     }
     let b = servers.pop().unwrap();
@@ -138,7 +148,10 @@ async fn two(authority: &Authority, world: impl Fn(World) -> World) -> (Arc<Serv
 async fn ask(client: &Client, server: &ServerName) -> Result<Option<String>, FederationError> {
     let request = profile::Request::new(owned_user_id!("@who:b.test"));
     let response = client.send(server, request, Terms::ASKED).await?;
-    Ok(response.get("displayname").and_then(|name| name.as_str()).map(str::to_owned))
+    Ok(response
+        .get("displayname")
+        .and_then(|name| name.as_str())
+        .map(str::to_owned))
 }
 
 #[tokio::test]
@@ -150,7 +163,11 @@ async fn a_signed_request_arrives_and_the_key_is_fetched_once() {
     for answer in futures_util::future::join_all(many).await {
         assert_eq!(answer.unwrap().as_deref(), Some("a.test"));
     }
-    assert_eq!(a.key_requests.load(Ordering::SeqCst), 1, "fetches are coalesced and kept");
+    assert_eq!(
+        a.key_requests.load(Ordering::SeqCst),
+        1,
+        "fetches are coalesced and kept"
+    );
     assert_eq!(b.key_requests.load(Ordering::SeqCst), 0);
 }
 
@@ -158,13 +175,24 @@ async fn a_signed_request_arrives_and_the_key_is_fetched_once() {
 async fn a_request_signed_with_another_key_is_refused() {
     let authority = Authority::new();
     let (a, b) = two(&authority, |world| world).await;
-    let destinations =
-        [(owned_server_name!("b.test"), address_of(&a, server_name!("b.test")).await)].into();
-    let world = World { destinations, deny: Vec::new(), mode: Mode::Open };
+    let destinations = [(
+        owned_server_name!("b.test"),
+        address_of(&a, server_name!("b.test")).await,
+    )]
+    .into();
+    let world = World {
+        destinations,
+        deny: Vec::new(),
+        mode: Mode::Open,
+    };
     // Says it is a.test, but has another key under the same id.
     let impostor = network(server_name!("a.test"), &authority, world).await;
-    let error = ask(&impostor.client, server_name!("b.test")).await.unwrap_err();
-    let FederationError::Remote(remote) = error else { panic!("{error}") };
+    let error = ask(&impostor.client, server_name!("b.test"))
+        .await
+        .unwrap_err();
+    let FederationError::Remote(remote) = error else {
+        panic!("{error}")
+    };
     assert_eq!(remote.status, StatusCode::UNAUTHORIZED);
     assert!(remote.error.contains("does not verify"), "{}", remote.error);
     drop(b);
@@ -195,9 +223,16 @@ async fn a_request_meant_for_another_server_is_refused() {
             body: b"",
         };
         let refusal = b.network.authenticator.origin(incoming).await.unwrap_err();
-        assert!(matches!(refusal, FederationError::Unauthorized(_)), "{header}: {refusal}");
+        assert!(
+            matches!(refusal, FederationError::Unauthorized(_)),
+            "{header}: {refusal}"
+        );
     }
-    assert_eq!(a.key_requests.load(Ordering::SeqCst), 0, "no key is fetched for these");
+    assert_eq!(
+        a.key_requests.load(Ordering::SeqCst),
+        0,
+        "no key is fetched for these"
+    );
 }
 
 #[tokio::test]
@@ -218,11 +253,19 @@ async fn denied_addresses_are_not_connected_to() {
     ] {
         let name = <&ServerName>::try_from(name.as_str()).unwrap();
         let error = ask(&a.network.client, name).await.unwrap_err();
-        assert!(error.to_string().contains("may not reach"), "{name}: {error}");
+        assert!(
+            error.to_string().contains("may not reach"),
+            "{name}: {error}"
+        );
     }
     assert_eq!(b.key_requests.load(Ordering::SeqCst), 0);
     let page = format!("https://127.0.0.1:{port}/.well-known/matrix/server");
-    let error = a.network.web.get(&page, Terms::ASKED.timeout, 1000).await.unwrap_err();
+    let error = a
+        .network
+        .web
+        .get(&page, Terms::ASKED.timeout, 1000)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("may not reach"), "{error}");
 }
 
@@ -232,8 +275,13 @@ async fn the_certificate_must_be_for_the_name() {
     let (a, b) = two(&authority, |world| world).await;
     let port = address_of(&a, server_name!("b.test")).await.port();
     let name = format!("localhost:{port}");
-    let error = ask(&a.network.client, name.as_str().try_into().unwrap()).await.unwrap_err();
-    assert!(error.to_string().contains("TLS with localhost failed"), "{error}");
+    let error = ask(&a.network.client, name.as_str().try_into().unwrap())
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("TLS with localhost failed"),
+        "{error}"
+    );
     drop(b);
 }
 
@@ -241,11 +289,21 @@ async fn the_certificate_must_be_for_the_name() {
 async fn a_consortium_neither_sends_nor_answers_beyond_its_members() {
     let authority = Authority::new();
     let (a, b) = two(&authority, |world| world).await;
-    b.network.admission.set(Mode::Consortium([owned_server_name!("other.test")].into()));
-    let error = ask(&a.network.client, server_name!("b.test")).await.unwrap_err();
+    b.network
+        .admission
+        .set(Mode::Consortium([owned_server_name!("other.test")].into()));
+    let error = ask(&a.network.client, server_name!("b.test"))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("federates with"), "{error}");
-    assert_eq!(a.key_requests.load(Ordering::SeqCst), 0, "refused before any key is fetched");
-    let error = ask(&b.network.client, server_name!("a.test")).await.unwrap_err();
+    assert_eq!(
+        a.key_requests.load(Ordering::SeqCst),
+        0,
+        "refused before any key is fetched"
+    );
+    let error = ask(&b.network.client, server_name!("a.test"))
+        .await
+        .unwrap_err();
     assert!(matches!(error, FederationError::NotAdmitted(_)));
 }
 
@@ -261,11 +319,24 @@ async fn a_notary_countersigns_and_keeps_the_keys_of_the_absent() {
     for _ in 0..2 {
         let answer = a.network.keys.notarise(vec![need()]).await.unwrap();
         let text = answer[0].json().get();
-        assert!(text.contains("\"a.test\":{\"ed25519:k1\"") && text.contains("\"b.test\":{"), "{text}");
+        assert!(
+            text.contains("\"a.test\":{\"ed25519:k1\"") && text.contains("\"b.test\":{"),
+            "{text}"
+        );
     }
     assert_eq!(b.key_requests.load(Ordering::SeqCst), 1);
-    let unknown = Needed { server: owned_server_name!("gone.test:1"), ..need() };
-    assert!(a.network.keys.notarise(vec![unknown]).await.unwrap().is_empty());
+    let unknown = Needed {
+        server: owned_server_name!("gone.test:1"),
+        ..need()
+    };
+    assert!(
+        a.network
+            .keys
+            .notarise(vec![unknown])
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -276,13 +347,25 @@ async fn a_server_that_is_gone_is_left_alone() {
         listener.local_addr().unwrap()
     };
     let destinations = [(owned_server_name!("b.test"), gone)].into();
-    let world = World { destinations, deny: Vec::new(), mode: Mode::Open };
+    let world = World {
+        destinations,
+        deny: Vec::new(),
+        mode: Mode::Open,
+    };
     let network = network(server_name!("a.test"), &authority, world).await;
-    let error = ask(&network.client, server_name!("b.test")).await.unwrap_err();
+    let error = ask(&network.client, server_name!("b.test"))
+        .await
+        .unwrap_err();
     assert!(error.is_unreachable(), "{error}");
     assert_eq!(network.backoff.paused(), 1);
     let request = profile::Request::new(owned_user_id!("@who:b.test"));
-    let error =
-        network.client.send(server_name!("b.test"), request, Terms::BACKGROUND).await.unwrap_err();
-    assert!(matches!(error, FederationError::BackedOff { .. }), "{error}");
+    let error = network
+        .client
+        .send(server_name!("b.test"), request, Terms::BACKGROUND)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, FederationError::BackedOff { .. }),
+        "{error}"
+    );
 }

@@ -21,13 +21,22 @@ impl Authority {
         let cert = params.self_signed(&key).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), cert.pem()).unwrap();
-        Self { issuer: rcgen::Issuer::new(params, key), file }
+        Self {
+            issuer: rcgen::Issuer::new(params, key),
+            file,
+        }
     }
 
     /// A TLS server with a certificate for `names`.
     pub fn acceptor(&self, names: &[&str]) -> TlsAcceptor {
         let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        let params = rcgen::CertificateParams::new(
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>(),
+        )
+        .unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
