@@ -14,9 +14,10 @@ unsafe impl Sync for Options {}
 /// What jemalloc reads before the first allocation: unused pages go back to the system after a
 /// second, by a thread of its own, and there are few arenas. A homeserver idles most of the time.
 #[expect(unsafe_code, reason = "the name is jemalloc's interface")]
-// SAFETY: jemalloc reads a C string behind this name; it ends with a zero byte.
+// SAFETY: jemalloc reads a C string behind this name; a C literal ends with a zero byte.
 #[unsafe(export_name = "malloc_conf")]
 static OPTIONS: Options = Options(
-    b"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,narenas:4,abort_conf:true\0"
-        .as_ptr(),
+    c"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,narenas:4,abort_conf:true"
+        .as_ptr()
+        .cast(),
 );

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::settings;
+use crate::{serve, settings};
 
 /// A Matrix homeserver for a consortium of independent operators.
 #[derive(Debug, Parser)]
@@ -18,6 +18,15 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the server until SIGINT or SIGTERM.
+    Serve {
+        #[command(flatten)]
+        file: SettingsFile,
+        /// Stop when standard input is closed, so that whoever started the server can't leave it
+        /// behind. For tests.
+        #[arg(long)]
+        exit_on_stdin_eof: bool,
+    },
     /// Show or check the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -44,6 +53,10 @@ pub(crate) struct SettingsFile {
 /// Does what the command line asks for.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
+        Command::Serve {
+            file,
+            exit_on_stdin_eof,
+        } => serve::serve(&file, exit_on_stdin_eof),
         Command::Config(ConfigCommand::Example) => {
             print!("{}", resuni_config::example());
             Ok(ExitCode::SUCCESS)

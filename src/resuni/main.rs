@@ -2,7 +2,13 @@
 
 mod allocator;
 mod cli;
+mod data;
+mod listen;
+mod logging;
+mod parts;
+mod serve;
 mod settings;
+mod stop;
 
 use std::process::ExitCode;
 

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use resuni_config::Loaded;
+use anyhow::{Context, Result, bail};
+use resuni_config::{Config, Loaded};
 
 use crate::cli::SettingsFile;
 
@@ -14,7 +14,19 @@ pub(crate) fn load(file: &SettingsFile) -> Result<Loaded> {
         .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
     let loaded = resuni_config::load(file.config.as_deref(), variables)
         .context("The settings can't be used.")?;
+    check_room_version(&loaded.config)?;
     Ok(loaded)
+}
+
+fn check_room_version(config: &Config) -> Result<()> {
+    let version = config.rooms.default_version.as_str();
+    if !resuni_dag::SUPPORTED.contains(&version) {
+        bail!(
+            "rooms.default_version: version {version} is not built. Use one of {}.",
+            resuni_dag::SUPPORTED.join(", ")
+        );
+    }
+    Ok(())
 }
 
 /// `resuni config check`

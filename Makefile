@@ -1,0 +1,98 @@
+# What people do with Resuni. `make help` lists it; each target can be run twice, and installs what
+# it needs on a Debian or Ubuntu that has only Rust (see packaging/setup.sh).
+
+export CARGO_TARGET_DIR ?= $(if $(CI),$(HOME)/.cache/resuni/target,$(CURDIR)/target)
+DEBUG   := $(CARGO_TARGET_DIR)/debug
+RELEASE := $(CARGO_TARGET_DIR)/release
+SETUP   := packaging/setup.sh
+# All commands of a test run name the whole workspace, so that everything is compiled once.
+ALL     := --workspace --all-targets --locked
+say      = @printf '\n== %s\n' "$(1)"
+
+.PHONY: help run test rust-test demo bench crash fmt fmt-check lint doc deny book example deb \
+        complement complement-baseline complement-test clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
+
+run: ## build, and serve on http://localhost:8008 (data in ./data; Ctrl-C stops)
+	@$(SETUP) build
+	$(call say,Building resuni; the first time takes some minutes)
+	cargo build --release --locked -p resuni
+	$(call say,Serving http://localhost:8008 – Ctrl-C stops)
+	@exec $(RELEASE)/resuni serve $(if $(wildcard resuni.toml),--config resuni.toml)
+
+test: ## everything that must hold: format, lints, docs, licences, Rust, browser, Complement
+	@$(SETUP) build test
+	@$(MAKE) --no-print-directory fmt-check lint doc deny rust-test complement-test
+
+rust-test:
+	$(call say,Rust tests)
+	cargo test --workspace --locked
+
+fmt: ## format the code
+	cargo fmt --all
+
+fmt-check:
+	$(call say,Format)
+	cargo fmt --all --check
+
+lint: ## clippy; a warning is an error
+	@$(SETUP) build
+	$(call say,Lints)
+	cargo clippy $(ALL) -- -D warnings
+
+doc: ## the documentation of the code; a warning is an error
+	@$(SETUP) build
+	$(call say,Documentation)
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
+
+deny: ## licences, advisories and origins of dependencies
+	@$(SETUP) deny
+	$(call say,Dependencies)
+	$(HOME)/.cache/resuni/tools/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
+
+example: ## write conf/resuni.toml from the code
+	cargo run --locked -q -p resuni -- config example > conf/resuni.toml.new
+	mv conf/resuni.toml.new conf/resuni.toml
+
+# PKG=csapi RUN=TestRoomState make complement: one package, one test.
+COMPLEMENT = cd complement-tests && go run ./run -binary $(DEBUG)/resuni -work $(CARGO_TARGET_DIR)/complement \
+             $(if $(PKG),-pkg $(PKG)) $(if $(RUN),-run '$(RUN)')
+
+complement: ## Complement against our binary; PKG=csapi RUN=TestX for a part of it
+	@$(SETUP) build complement
+	cargo build $(ALL)
+	$(call say,Complement: the conformance tests of Matrix)
+	@$(COMPLEMENT)
+
+complement-baseline: ## the same, and write what passes to complement-tests/baseline.txt
+	@$(SETUP) build complement
+	cargo build $(ALL)
+	@$(COMPLEMENT) -update
+
+# Where Go or Complement can't be had nothing is tested, and the run says so.
+complement-test:
+	@$(SETUP) complement || { echo 'Complement was NOT run: no Go'; exit 0; }; \
+	cargo build $(ALL) && \
+	printf '\n== Complement against its baseline\n' && \
+	cd complement-tests && go test ./run && cd .. && \
+	{ $(COMPLEMENT); code=$$?; \
+	  [ $$code != 77 ] || { echo 'Complement was NOT run: it could not be had'; exit 0; }; exit $$code; }
+
+crash: ## kill -9 under load, 500 rounds, and look for anything lost
+	@$(SETUP) build
+	RESUNI_CRASH_ROUNDS=500 cargo test --locked -p resuni-testkit --test crash -- --nocapture
+
+bench: ## measure Resuni and Synapse on this machine; writes docs/performance.md
+	@$(SETUP) build bench
+	cargo build --release --locked -p resuni -p resuni-bench
+	$(RELEASE)/resuni-bench --resuni $(RELEASE)/resuni --out docs/performance.md \
+		--synapse-python $(CARGO_TARGET_DIR)/synapse-venv/bin/python
+
+deb: ## a Debian package in $CARGO_TARGET_DIR/debian
+	@$(SETUP) build deb
+	$(HOME)/.cache/resuni/tools/bin/cargo-deb -p resuni --locked
+
+clean: ## remove what was built, and nothing else
+	cargo clean

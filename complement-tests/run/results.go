@@ -1,0 +1,157 @@
+package main
+
+import (
+	"os"
+	"sort"
+	"strings"
+)
+
+const (
+	pass = "pass"
+	fail = "fail"
+	skip = "skip"
+	// root is the short name of the package `tests` itself.
+	root = "fed"
+)
+
+// results says of each leaf (a test without subtests), as "package name", how it ended.
+type results struct {
+	of      map[string]string
+	parents map[string]bool
+}
+
+func newResults() *results {
+	return &results{of: map[string]string{}, parents: map[string]bool{}}
+}
+
+// short is the package's name below `tests`.
+func short(importPath string) string {
+	below := strings.TrimPrefix(strings.TrimPrefix(importPath, module+"/tests"), "/")
+	if below == "" {
+		return root
+	}
+	return below
+}
+
+// split returns the package and the top-level test of a leaf.
+func split(name string) (string, string) {
+	pkg, test, _ := strings.Cut(name, " ")
+	top, _, _ := strings.Cut(test, "/")
+	return pkg, top
+}
+
+func (r *results) add(pkg, test, action string) {
+	name := pkg + " " + test
+	switch action {
+	case "run":
+		// One that never ends (a crash, a timeout) has failed.
+		r.of[name] = fail
+		for i := strings.LastIndex(test, "/"); i > 0; i = strings.LastIndex(test[:i], "/") {
+			r.parents[pkg+" "+test[:i]] = true
+		}
+	case pass, fail, skip:
+		r.of[name] = action
+	}
+}
+
+func (r *results) with(outcome string) []string {
+	var names []string
+	for name, how := range r.of {
+		if how == outcome && !r.parents[name] {
+			names = append(names, name)
+		}
+	}
+	sort.Strings(names)
+	return names
+}
+
+func (r *results) passes() []string { return r.with(pass) }
+
+func (r *results) count(pkg string) (passed, ran int) {
+	for name, how := range r.of {
+		if p, _ := split(name); p == pkg && !r.parents[name] {
+			ran++
+			if how == pass {
+				passed++
+			}
+		}
+	}
+	return passed, ran
+}
+
+// failing are the names of the baseline that belong to a test that ran, and did not pass.
+func (r *results) failing(baseline []string) []string {
+	ran := map[string]bool{}
+	for name := range r.of {
+		pkg, top := split(name)
+		ran[pkg+" "+top] = true
+	}
+	var failing []string
+	for _, name := range baseline {
+		if pkg, top := split(name); ran[pkg+" "+top] && r.of[name] != pass {
+			failing = append(failing, name)
+		}
+	}
+	return failing
+}
+
+// fresh are the passes that are not in the baseline.
+func (r *results) fresh(baseline []string) []string {
+	known := map[string]bool{}
+	for _, name := range baseline {
+		known[name] = true
+	}
+	var fresh []string
+	for _, name := range r.passes() {
+		if !known[name] {
+			fresh = append(fresh, name)
+		}
+	}
+	return fresh
+}
+
+// merge takes over the outcomes of a second run.
+func (r *results) merge(second *results) {
+	for name, how := range second.of {
+		r.of[name] = how
+	}
+	for name := range second.parents {
+		r.parents[name] = true
+	}
+}
+
+// update writes what passed; of tests that did not run, the baseline stays.
+func (r *results) update(file string, baseline []string) error {
+	keep := map[string]bool{}
+	for _, name := range r.passes() {
+		keep[name] = true
+	}
+	failing := map[string]bool{}
+	for _, name := range r.failing(baseline) {
+		failing[name] = true
+	}
+	for _, name := range baseline {
+		if !failing[name] {
+			keep[name] = true
+		}
+	}
+	names := keys(keep)
+	return os.WriteFile(file, []byte(strings.Join(names, "\n")+"\n"), 0o644)
+}
+
+func readBaseline(file string) ([]string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return strings.FieldsFunc(string(text), func(r rune) bool { return r == '\n' }), nil
+}
+
+func keys(set map[string]bool) []string {
+	names := make([]string, 0, len(set))
+	for name := range set {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return names
+}
