@@ -37,6 +37,7 @@ impl Pdu {
                 max: limits::PDU_BYTES,
             });
         }
+        check_nesting(&json, limits::JSON_DEPTH)?;
         let event_id = event_id_of(&signed_bytes(&event, rules)?)?;
         let pdu = Pdu::from_canonical(event_id, json)?;
         let refers_to_itself = |ids: &[OwnedEventId]| ids.iter().any(|id| id == pdu.event_id());

@@ -4,11 +4,22 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use ruma::OwnedServerName;
 use ruma::signatures::Ed25519KeyPair;
 
 use crate::SignatureError;
+
+/// Unpadded base64 as other servers write it: with padding or without, and with anything in the
+/// unused last bits, as in the key of the specification's own test vectors.
+pub(crate) const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// PKCS#8 before the 32 bytes of an Ed25519 seed (RFC 8410, section 7).
 const PKCS8_PREFIX: [u8; 16] = [
@@ -52,8 +63,8 @@ impl SigningKey {
                 "expected `ed25519 <version> <base64>`".to_owned(),
             ));
         };
-        let seed = STANDARD_NO_PAD
-            .decode(seed.trim_end_matches('='))
+        let seed = LENIENT
+            .decode(seed)
             .ok()
             .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
             .ok_or_else(|| SignatureError::Key("the seed must be 32 bytes in base64".to_owned()))?;
@@ -62,11 +73,7 @@ impl SigningKey {
 
     /// The form that [`SigningKey::from_text`] reads. Secret.
     pub fn to_text(&self) -> String {
-        format!(
-            "ed25519 {} {}",
-            self.version(),
-            STANDARD_NO_PAD.encode(self.seed)
-        )
+        format!("ed25519 {} {}", self.version(), LENIENT.encode(self.seed))
     }
 
     /// The secret seed.
@@ -96,7 +103,7 @@ impl SigningKey {
 
     /// The public key in unpadded base64, as `/_matrix/key/v2/server` shows it.
     pub fn public_key_base64(&self) -> String {
-        STANDARD_NO_PAD.encode(self.public_key())
+        LENIENT.encode(self.public_key())
     }
 
     pub(crate) fn pair(&self) -> &Ed25519KeyPair {
@@ -124,7 +131,7 @@ pub struct VerifyKey {
 impl VerifyKey {
     /// A key as it stands in a key response.
     pub fn from_base64(key: &str, valid_until_ts: u64) -> Option<Self> {
-        let bytes = STANDARD_NO_PAD.decode(key.trim_end_matches('=')).ok()?;
+        let bytes = LENIENT.decode(key).ok()?;
         Some(Self {
             key: bytes.try_into().ok()?,
             valid_until_ts,

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 
 use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use ruma::canonical_json::RedactingSerializer;
 use ruma::signatures::{KeyPair as _, verify_canonical_json_bytes};
 use ruma::{
@@ -15,16 +13,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::format::{object, signed_bytes};
+use crate::keys::LENIENT;
 use crate::{FormatError, Pdu, RoomRules, SignatureError, SigningKey, VerifyKeys};
-
-/// Base64 as other servers write it: padding or not, and whatever in the unused last bits.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new()
-        .with_encode_padding(false)
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
 
 /// An event to be made: everything but hash, signature and id.
 #[derive(Clone, Debug)]
