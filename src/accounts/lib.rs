@@ -1,1 +1,236 @@
-//! Local people: users, devices, tokens, account data, profiles.
+//! Local people: users, devices, tokens, user-interactive authentication, profiles, account data,
+//! push rules, filters.
+//!
+//! [`Accounts`] is the only writer of these tables. Every change to one account happens inside that
+//! account's *lane* (an async lock), as one batch, and is durable before it is acknowledged. Reads
+//! take no lane. What an authenticated request needs is kept in bounded caches in memory.
+//!
+//! An account is named by its [`AccountNum`], which a [`Session`] carries; strangers ask by the
+//! local part of the user id. An account's number is never given to another person: a deactivated
+//! name stays taken.
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
+)]
+
+mod account_data;
+mod appservices;
+mod cache;
+mod devices;
+mod doctor;
+mod error;
+mod filters;
+mod lane;
+mod last_seen;
+pub mod limits;
+mod login_tokens;
+mod names;
+mod passwords;
+mod profiles;
+mod push_rules;
+mod register;
+mod registration_tokens;
+mod secrets;
+mod sessions;
+mod shared_secret;
+mod tables;
+mod tags;
+#[cfg(test)]
+mod testing;
+pub mod uia;
+mod users;
+
+use std::{sync::Arc, time::Duration};
+
+use resuni_store::{SharedClock, Snapshot, Store, StoreError};
+use ruma::{
+    OwnedServerName, OwnedUserId, ServerName, UserId, api::client::filter::FilterDefinition,
+    push::Ruleset,
+};
+
+use tokio::sync::Mutex;
+
+pub use account_data::{AccountDataChange, AccountDataEvent};
+pub use appservices::{AppService, AppServices, AppServicesError};
+pub use devices::DeviceInfo;
+pub use error::{AccountError, AuthError};
+pub use filters::MAX_FILTER_BYTES;
+pub use login_tokens::OpenIdToken;
+pub use passwords::PasswordCost;
+pub use profiles::{MAX_KEY_BYTES, MAX_PROFILE_BYTES};
+pub use push_rules::PushRuleChange;
+pub use register::{NewAccount, Registered};
+pub use registration_tokens::RegistrationToken;
+pub use sessions::{DeviceRequest, Login, Session};
+pub use shared_secret::SharedSecretRequest;
+pub use tables::{
+    ACCOUNT, ACCOUNT_DATA, Account, AccountDataChanged, AccountKind, AccountNum, AccountsChange,
+    DEVICES, DeviceChange, DevicesChanged, PROFILE, ProfileChanged, TABLES,
+};
+pub use users::AccountSummary;
+
+use crate::{
+    cache::Cached, lane::Lanes, last_seen::LastSeen, limits::Limiter, passwords::Passwords,
+    sessions::TokenEntry, shared_secret::Nonces, tables::TokenHash, uia::UiaSessions,
+};
+
+/// How the accounts of this server behave.
+#[derive(Clone, Debug)]
+pub struct AccountsConfig {
+    /// The name of this server: the part of its user ids after the colon.
+    pub server_name: OwnedServerName,
+    /// What a password hash costs.
+    pub password_cost: PasswordCost,
+    /// The secret of `/_synapse/admin/v1/register`; none: that door is shut.
+    pub shared_secret: Option<String>,
+    /// How long an access token lives when its client can refresh it. Access tokens of clients
+    /// that can't refresh do not expire.
+    pub access_token_lifetime: Duration,
+    /// How long a refresh token lives unused; none: for ever.
+    pub refresh_token_lifetime: Option<Duration>,
+    /// Wrong passwords per account: how many at once, and how long until one is forgiven.
+    pub failed_logins: limits::Rate,
+}
+
+impl AccountsConfig {
+    /// The defaults for a server of this name.
+    pub fn new(server_name: OwnedServerName) -> Self {
+        Self {
+            server_name,
+            password_cost: PasswordCost::Normal,
+            shared_secret: None,
+            access_token_lifetime: Duration::from_secs(60 * 60),
+            refresh_token_lifetime: None,
+            failed_logins: limits::Rate {
+                burst: 10,
+                interval: Duration::from_secs(20),
+            },
+        }
+    }
+}
+
+/// How many access tokens, and how many accounts, the caches remember. Beyond it the least used
+/// are forgotten and read from the store again.
+const CACHED_TOKENS: usize = 32_768;
+const CACHED_ACCOUNTS: usize = 16_384;
+/// How many parsed filters, and how many parsed sets of push rules.
+const CACHED_FILTERS: usize = 2_048;
+
+/// The accounts of this server. Share it in an `Arc`.
+pub struct Accounts {
+    config: AccountsConfig,
+    store: Store,
+    clock: SharedClock,
+    lanes: Lanes,
+    /// Held while a registration uses up a registration token.
+    registering: Mutex<()>,
+    passwords: Passwords,
+    appservices: AppServices,
+    tokens: Cached<TokenHash, TokenEntry>,
+    rows: Cached<AccountNum, Account>,
+    filters: Cached<(AccountNum, u64), FilterDefinition>,
+    rules: Cached<AccountNum, Ruleset>,
+    last_seen: LastSeen,
+    nonces: Nonces,
+    uia: UiaSessions,
+    failures: Limiter<AccountNum>,
+}
+
+impl Accounts {
+    /// Opens the accounts in `store`, and finishes deactivations that a crash had interrupted.
+    pub async fn open(
+        config: AccountsConfig,
+        appservices: AppServices,
+        store: Store,
+        clock: SharedClock,
+    ) -> Result<Arc<Self>, AccountError> {
+        let accounts = Arc::new(Self {
+            passwords: Passwords::new(config.password_cost)?,
+            failures: Limiter::new(config.failed_logins, CACHED_ACCOUNTS),
+            config,
+            store,
+            clock,
+            appservices,
+            lanes: Lanes::default(),
+            registering: Mutex::default(),
+            tokens: Cached::new(CACHED_TOKENS),
+            rows: Cached::new(CACHED_ACCOUNTS),
+            filters: Cached::new(CACHED_FILTERS),
+            rules: Cached::new(CACHED_FILTERS),
+            last_seen: LastSeen::default(),
+            nonces: Nonces::default(),
+            uia: UiaSessions::new()?,
+        });
+        accounts.finish_deactivations().await?;
+        accounts.ensure_appservice_senders().await?;
+        Ok(accounts)
+    }
+
+    /// The name of this server.
+    pub fn server_name(&self) -> &ServerName {
+        &self.config.server_name
+    }
+
+    /// The application services this server knows.
+    pub fn appservices(&self) -> &AppServices {
+        &self.appservices
+    }
+
+    /// The store below, for readers who need one snapshot across several crates.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Writes what is written lazily (when devices were last seen) and removes what has expired.
+    /// To be called every minute or so, and before the server stops.
+    pub async fn housekeeping(&self) -> Result<(), AccountError> {
+        self.flush_last_seen().await?;
+        self.remove_expired_tokens().await
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.store.snapshot()
+    }
+
+    /// The user id of a local part that is known to be a good one.
+    fn user_id(&self, localpart: &str) -> Result<OwnedUserId, AccountError> {
+        UserId::parse_with_server_name(localpart, self.server_name())
+            .map_err(|error| AccountError::InvalidUsername(error.to_string()))
+    }
+
+    /// The account of a local part, whatever its condition; none when nobody has had that name.
+    pub async fn find(&self, localpart: &str) -> Result<Option<AccountNum>, StoreError> {
+        let number = self
+            .store
+            .numbers()
+            .find(&tables::ACCOUNT_NAMES, localpart.as_bytes())
+            .await?
+            .map(AccountNum);
+        match number {
+            // A number may be assigned by a batch that lost its guard: only the row counts.
+            Some(number) if self.account(number).await?.is_some() => Ok(number.into()),
+            _ => Ok(None),
+        }
+    }
+
+    /// The account of a local user id; none for the users of other servers.
+    pub async fn find_user(&self, user: &UserId) -> Result<Option<AccountNum>, StoreError> {
+        if user.server_name() != self.server_name() {
+            return Ok(None);
+        }
+        self.find(user.localpart()).await
+    }
+
+    /// The row of an account, from memory when it is known there.
+    pub async fn account(&self, account: AccountNum) -> Result<Option<Arc<Account>>, StoreError> {
+        self.rows
+            .get_or_load(account, || async move {
+                self.snapshot().get(&tables::ACCOUNTS, &account).await
+            })
+            .await
+    }
+}

@@ -1,0 +1,307 @@
+//! Push rules: kept as the account data `m.push_rules`, changed rule by rule.
+
+use std::sync::Arc;
+
+use ruma::push::{
+    Action, InsertPushRuleError, NewPushRule, RemovePushRuleError, RuleKind, Ruleset,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    Accounts, AccountNum,
+    account_data::PUSH_RULES,
+    error::AccountError,
+    tables::DATA,
+};
+
+/// The content of `m.push_rules`.
+#[derive(Serialize, Deserialize)]
+struct Content {
+    global: Ruleset,
+}
+
+/// A change of one rule.
+#[derive(Clone, Debug)]
+pub enum PushRuleChange {
+    /// Adds a rule, or replaces the one with the same id.
+    Put {
+        /// The rule.
+        rule: NewPushRule,
+        /// The rule it comes after in importance.
+        after: Option<String>,
+        /// The rule it comes before.
+        before: Option<String>,
+    },
+    /// Removes a rule of the user.
+    Delete {
+        /// Its kind.
+        kind: RuleKind,
+        /// Its id.
+        rule_id: String,
+    },
+    /// Switches a rule on or off.
+    SetEnabled {
+        /// Its kind.
+        kind: RuleKind,
+        /// Its id.
+        rule_id: String,
+        /// On.
+        enabled: bool,
+    },
+    /// Says what a rule does.
+    SetActions {
+        /// Its kind.
+        kind: RuleKind,
+        /// Its id.
+        rule_id: String,
+        /// What it does.
+        actions: Vec<Action>,
+    },
+}
+
+const NO_RULE: AccountError = AccountError::NotFound("There is no such push rule.");
+const NO_ACCOUNT: AccountError = AccountError::NotFound("There is no such account.");
+
+impl PushRuleChange {
+    fn apply(self, rules: &mut Ruleset) -> Result<(), AccountError> {
+        match self {
+            Self::Put {
+                rule,
+                after,
+                before,
+            } => put(rules, rule, after.as_deref(), before.as_deref()),
+            Self::Delete { kind, rule_id } => {
+                rules.remove(kind, rule_id).map_err(|error| match error {
+                    RemovePushRuleError::NotFound => NO_RULE,
+                    other => AccountError::InvalidParam(format!("Not possible: {other}.")),
+                })
+            }
+            Self::SetEnabled {
+                kind,
+                rule_id,
+                enabled,
+            } => rules
+                .set_enabled(kind, rule_id, enabled)
+                .map_err(|_| NO_RULE),
+            Self::SetActions {
+                kind,
+                rule_id,
+                actions,
+            } => rules
+                .set_actions(kind, rule_id, actions)
+                .map_err(|_| NO_RULE),
+        }
+    }
+}
+
+/// Adds or replaces a rule. A rule that is to move is taken out first: ruma would look for its new
+/// place in a list that still has it at the old one, which ends one place off or with a panic.
+fn put(
+    rules: &mut Ruleset,
+    rule: NewPushRule,
+    after: Option<&str>,
+    before: Option<&str>,
+) -> Result<(), AccountError> {
+    let (kind, id) = (rule.kind(), rule.rule_id().to_owned());
+    if after == Some(&id) || before == Some(&id) {
+        return Err(AccountError::Rejected(
+            "A push rule can't come before or after itself.".into(),
+        ));
+    }
+    let was_enabled = rules.get(kind.clone(), &id).map(|rule| rule.enabled());
+    if was_enabled.is_some() && (after.is_some() || before.is_some()) && !id.starts_with('.') {
+        rules
+            .remove(kind.clone(), &id)
+            .map_err(|error| AccountError::InvalidParam(format!("Not possible: {error}.")))?;
+    }
+    rules.insert(rule, after, before).map_err(|error| match error {
+        InsertPushRuleError::UnknownRuleId | InsertPushRuleError::BeforeHigherThanAfter => {
+            AccountError::Rejected(format!("Not possible: {error}."))
+        }
+        other => AccountError::InvalidParam(format!("Not possible: {other}.")),
+    })?;
+    match was_enabled {
+        Some(enabled) => rules.set_enabled(kind, id, enabled).map_err(|_| NO_RULE),
+        None => Ok(()),
+    }
+}
+
+/// Stored rules, with the defaults as they are in this version of the server.
+fn current(stored: Option<&str>, defaults: Ruleset) -> Result<Ruleset, AccountError> {
+    let Some(stored) = stored else {
+        return Ok(defaults);
+    };
+    let stored: Content = serde_json::from_str(stored).map_err(|error| {
+        AccountError::Internal(format!("Stored push rules can't be read: {error}"))
+    })?;
+    let mut rules = stored.global;
+    rules.update_with_server_default(defaults);
+    Ok(rules)
+}
+
+fn unwritable(error: serde_json::Error) -> AccountError {
+    AccountError::Internal(format!("Push rules can't be written: {error}"))
+}
+
+impl Accounts {
+    /// The push rules of an account, for evaluation: its own changes on top of this server's
+    /// defaults. From memory; a change is seen a moment after it was acknowledged at the latest.
+    pub async fn push_rules(&self, account: AccountNum) -> Result<Arc<Ruleset>, AccountError> {
+        self.rules
+            .get_or_load(account, || async move {
+                let key = (account, String::new(), PUSH_RULES.to_owned());
+                let row = self.snapshot().get(&DATA, &key).await?;
+                let stored = row.as_ref().map(|row| row.content.as_str());
+                let defaults = self.default_rules(account).await?;
+                current(stored, defaults).map(Some)
+            })
+            .await?
+            .ok_or(NO_ACCOUNT)
+    }
+
+    async fn default_rules(&self, account: AccountNum) -> Result<Ruleset, AccountError> {
+        let row = self.account(account).await?.ok_or(NO_ACCOUNT)?;
+        Ok(Ruleset::server_default(&self.user_id(&row.localpart)?))
+    }
+
+    /// The content of `m.push_rules` as clients see it, from what is stored in their snapshot.
+    pub(crate) async fn push_rules_content(
+        &self,
+        account: AccountNum,
+        stored: Option<&str>,
+    ) -> Result<Box<RawValue>, AccountError> {
+        let global = current(stored, self.default_rules(account).await?)?;
+        serde_json::value::to_raw_value(&Content { global }).map_err(unwritable)
+    }
+
+    /// Changes one push rule.
+    pub async fn change_push_rules(
+        &self,
+        account: AccountNum,
+        change: PushRuleChange,
+    ) -> Result<(), AccountError> {
+        let defaults = self.default_rules(account).await?;
+        let changed = self
+            .update_account_data(account, None, PUSH_RULES, |stored| {
+                let mut global = current(stored, defaults)?;
+                change.apply(&mut global)?;
+                match serde_json::to_value(&Content { global }).map_err(unwritable)? {
+                    Value::Object(content) => Ok(Some(content)),
+                    _ => Ok(None),
+                }
+            })
+            .await;
+        self.rules.forget([account]);
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::push::{NewPatternedPushRule, NewSimplePushRule};
+
+    use super::*;
+    use crate::testing::{accounts, alice};
+
+    fn word(id: &str) -> NewPushRule {
+        NewPushRule::Content(NewPatternedPushRule::new(
+            id.into(),
+            id.into(),
+            vec![Action::Notify],
+        ))
+    }
+
+    fn plain(rule: NewPushRule) -> PushRuleChange {
+        PushRuleChange::Put {
+            rule,
+            after: None,
+            before: None,
+        }
+    }
+
+    fn content_ids(rules: &Ruleset) -> Vec<&str> {
+        let own = rules.content.iter().filter(|rule| !rule.default);
+        own.map(|rule| rule.rule_id.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn rules_are_added_switched_and_removed() {
+        let accounts = accounts().await;
+        let alice = alice(&accounts).await;
+        accounts.change_push_rules(alice, plain(word("cake"))).await.unwrap();
+        accounts
+            .change_push_rules(
+                alice,
+                PushRuleChange::SetEnabled {
+                    kind: RuleKind::Override,
+                    rule_id: ".m.rule.master".into(),
+                    enabled: true,
+                },
+            )
+            .await
+            .unwrap();
+        let rules = accounts.push_rules(alice).await.unwrap();
+        assert_eq!(content_ids(&rules), ["cake"]);
+        assert!(rules.get(RuleKind::Override, ".m.rule.master").unwrap().enabled());
+        let shown = accounts.account_data(alice, None, PUSH_RULES).await.unwrap().unwrap();
+        assert!(shown.get().contains("cake"));
+        let delete = |id: &str| PushRuleChange::Delete {
+            kind: RuleKind::Content,
+            rule_id: id.into(),
+        };
+        accounts.change_push_rules(alice, delete("cake")).await.unwrap();
+        assert!(matches!(
+            accounts.change_push_rules(alice, delete("cake")).await,
+            Err(AccountError::NotFound(_))
+        ));
+        assert!(content_ids(&*accounts.push_rules(alice).await.unwrap()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn default_rules_can_neither_be_removed_nor_imitated() {
+        let accounts = accounts().await;
+        let alice = alice(&accounts).await;
+        let delete = PushRuleChange::Delete {
+            kind: RuleKind::Override,
+            rule_id: ".m.rule.master".into(),
+        };
+        for change in [delete, plain(word(".m.rule.mine")), plain(word("a/b"))] {
+            assert!(matches!(
+                accounts.change_push_rules(alice, change).await,
+                Err(AccountError::InvalidParam(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn a_rule_can_be_moved_anywhere_and_keeps_its_switch() {
+        let mut rules = Ruleset::new();
+        for id in ["c", "b", "a"] {
+            put(&mut rules, word(id), None, None).unwrap();
+        }
+        rules.set_enabled(RuleKind::Content, "a", false).unwrap();
+        put(&mut rules, word("a"), Some("c"), None).unwrap();
+        assert_eq!(content_ids(&rules), ["b", "c", "a"]);
+        assert!(!rules.get(RuleKind::Content, "a").unwrap().enabled());
+        put(&mut rules, word("a"), Some("b"), None).unwrap();
+        assert_eq!(content_ids(&rules), ["b", "a", "c"]);
+        put(&mut rules, word("c"), None, Some("b")).unwrap();
+        assert_eq!(content_ids(&rules), ["c", "b", "a"]);
+        for (after, before) in [(Some("a"), None), (None, Some("a")), (Some("x"), None)] {
+            assert!(put(&mut rules.clone(), word("a"), after, before).is_err());
+        }
+    }
+
+    #[test]
+    fn a_room_rule_is_put_twice() {
+        let mut rules = Ruleset::new();
+        let room = ruma::owned_room_id!("!r:example.org");
+        for actions in [vec![], vec![Action::Notify]] {
+            let rule = NewPushRule::Room(NewSimplePushRule::new(room.clone(), actions));
+            put(&mut rules, rule, None, None).unwrap();
+        }
+        assert_eq!(rules.room.len(), 1);
+        assert_eq!(rules.room[0].actions.len(), 1);
+    }
+}

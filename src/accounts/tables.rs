@@ -1,0 +1,301 @@
+//! What is on disk, and what is told to the log.
+
+use resuni_store::{Corrupt, Key, Namespace, Position, Table, TableInfo, Topic, versioned};
+use serde::{Deserialize, Serialize};
+
+/// The number of an account: the short form of a local part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AccountNum(pub u64);
+
+impl Key for AccountNum {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, Corrupt> {
+        u64::decode(input).map(Self)
+    }
+}
+
+/// The SHA-256 of a token. The token itself is never stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct TokenHash(pub [u8; 32]);
+
+impl Key for TokenHash {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, Corrupt> {
+        <[u8; 32]>::decode(input).map(Self)
+    }
+}
+
+/// Local parts to account numbers.
+pub(crate) static ACCOUNT_NAMES: Namespace = Namespace::new(16, "accounts");
+
+pub(crate) static ACCOUNTS: Table<AccountNum, Account> = Table::new(0x0301, "accounts");
+/// Accounts whose deactivation has begun but whose rows are not all gone yet.
+pub(crate) static DEACTIVATING: Table<AccountNum, ()> = Table::new(0x0302, "deactivating");
+pub(crate) static DEVICE: Table<(AccountNum, String), Device> = Table::new(0x0303, "devices");
+/// When a device was last seen; apart from the device, because it is written lazily.
+pub(crate) static SEEN: Table<(AccountNum, String), Seen> = Table::new(0x0304, "last_seen");
+pub(crate) static ACCESS: Table<TokenHash, AccessToken> = Table::new(0x0305, "access_tokens");
+pub(crate) static REFRESH: Table<TokenHash, RefreshToken> = Table::new(0x0306, "refresh_tokens");
+/// The tokens of each device.
+pub(crate) static DEVICE_TOKENS: Table<(AccountNum, String, TokenKind, TokenHash), ()> =
+    Table::new(0x0307, "device_tokens");
+/// Registration tokens by the hash of their text.
+pub(crate) static REGISTRATION_TOKENS: Table<TokenHash, RegistrationTokenRow> =
+    Table::new(0x0308, "registration_tokens");
+/// Single-use tokens of `m.login.token`.
+pub(crate) static LOGIN_TOKENS: Table<TokenHash, ShortToken> = Table::new(0x0309, "login_tokens");
+pub(crate) static OPENID_TOKENS: Table<TokenHash, ShortToken> =
+    Table::new(0x030a, "openid_tokens");
+/// Short-lived tokens in the order in which they expire.
+pub(crate) static EXPIRY: Table<(u64, TokenHash), ShortTokenKind> = Table::new(0x030b, "expiry");
+/// Profile fields; the value is JSON.
+pub(crate) static PROFILES: Table<(AccountNum, String), String> = Table::new(0x030c, "profiles");
+/// Account data by room (empty: global) and type.
+pub(crate) static DATA: Table<(AccountNum, String, String), Data> =
+    Table::new(0x030d, "account_data");
+/// The place of each row of `account_data` in the log: (room, type). One row for each.
+pub(crate) static DATA_CHANGES: Table<(AccountNum, Position), DataName> =
+    Table::new(0x030e, "account_data_changes");
+/// Filters by account and number; the value is JSON.
+pub(crate) static FILTERS: Table<(AccountNum, u64), String> = Table::new(0x030f, "filters");
+/// Filters by the hash of their JSON, so that equal ones are stored once.
+pub(crate) static FILTER_HASHES: Table<(AccountNum, TokenHash), u64> =
+    Table::new(0x0310, "filter_hashes");
+
+/// The tables of this crate, for the doctor and the documentation.
+pub static TABLES: &[TableInfo] = &[
+    ACCOUNTS.info(),
+    DEACTIVATING.info(),
+    DEVICE.info(),
+    SEEN.info(),
+    ACCESS.info(),
+    REFRESH.info(),
+    DEVICE_TOKENS.info(),
+    REGISTRATION_TOKENS.info(),
+    LOGIN_TOKENS.info(),
+    OPENID_TOKENS.info(),
+    EXPIRY.info(),
+    PROFILES.info(),
+    DATA.info(),
+    DATA_CHANGES.info(),
+    FILTERS.info(),
+    FILTER_HASHES.info(),
+];
+
+/// What an account is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AccountKind {
+    /// A person, or a bot that logs in like one.
+    User,
+    /// Somebody who only looks around; no password, no way back in.
+    Guest,
+    /// A user of the application service with this id.
+    AppService(String),
+}
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// The user id without its sigil and server name.
+    pub localpart: String,
+    /// What kind of account it is.
+    pub kind: AccountKind,
+    /// A label given by the operator at registration, as Synapse's `user_type`.
+    pub user_type: Option<String>,
+    /// When it was registered, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// The hash of the password in PHC form; none: there is no logging in with a password.
+    pub(crate) password: Option<String>,
+    /// May use the operator's endpoints.
+    pub admin: bool,
+    /// Can do nothing but log out.
+    pub locked: bool,
+    /// Can read but not write.
+    pub suspended: bool,
+    /// Gone, and its name with it.
+    pub deactivated: Option<Deactivated>,
+}
+
+/// How an account ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deactivated {
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Whether the person asked that their messages be hidden from those who join later.
+    pub erase: bool,
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Device {
+    pub display_name: Option<String>,
+    pub created_ms: u64,
+}
+
+/// When and whence a device was last seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    pub ms: u64,
+    pub ip: String,
+}
+
+/// An access token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AccessToken {
+    pub account: AccountNum,
+    pub device: String,
+    pub expires_ms: Option<u64>,
+    /// The refresh token that this one came from, until this one is first used: then the old
+    /// refresh token and the access token beside it are revoked.
+    pub replaces: Option<TokenHash>,
+}
+
+/// A refresh token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RefreshToken {
+    pub account: AccountNum,
+    pub device: String,
+    pub expires_ms: Option<u64>,
+    /// The access token that was issued together with this one.
+    pub access: TokenHash,
+    /// The refresh token that this one came from, until this one or its access token is used.
+    pub replaces: Option<TokenHash>,
+    /// The refresh token that came from this one, not yet used.
+    pub next: Option<TokenHash>,
+}
+
+/// Which table a row of `device_tokens` points into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TokenKind {
+    Access,
+    Refresh,
+}
+
+impl Key for TokenKind {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(match self {
+            Self::Access => 0,
+            Self::Refresh => 1,
+        });
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, Corrupt> {
+        // Anything but 0 reads as a refresh token; the doctor finds a row that points nowhere.
+        u8::decode(input).map(|kind| if kind == 0 { Self::Access } else { Self::Refresh })
+    }
+}
+
+/// A token that lets strangers register.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RegistrationTokenRow {
+    /// The text, because operators list their tokens.
+    pub token: String,
+    pub uses_allowed: Option<u64>,
+    pub used: u64,
+    pub expires_ms: Option<u64>,
+}
+
+/// A login token or OpenID token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShortToken {
+    pub account: AccountNum,
+    pub expires_ms: u64,
+}
+
+/// Which table a row of `expiry` points into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ShortTokenKind {
+    Login,
+    OpenId,
+}
+
+/// A piece of account data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Data {
+    pub position: Position,
+    /// A JSON object.
+    pub content: String,
+}
+
+/// The name of a piece of account data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DataName {
+    pub room: String,
+    pub kind: String,
+}
+
+versioned!(Account, 1);
+versioned!(Device, 1);
+versioned!(Seen, 1);
+versioned!(AccessToken, 1);
+versioned!(RefreshToken, 1);
+versioned!(RegistrationTokenRow, 1);
+versioned!(ShortToken, 1);
+versioned!(ShortTokenKind, 1);
+versioned!(Data, 1);
+versioned!(DataName, 1);
+
+// ---- the log; the scope of every entry is the account number, the payload is postcard ----------
+
+/// Account data changed: [`AccountDataChanged`].
+pub const ACCOUNT_DATA: Topic = Topic(0x0301);
+/// A profile field changed: [`ProfileChanged`].
+pub const PROFILE: Topic = Topic(0x0302);
+/// A device came, changed or went: [`DevicesChanged`].
+pub const DEVICES: Topic = Topic(0x0303);
+/// An account came, changed or went: [`AccountsChange`].
+pub const ACCOUNT: Topic = Topic(0x0304);
+
+/// The payload of [`ACCOUNT_DATA`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountDataChanged {
+    /// The room it belongs to; none: global.
+    pub room: Option<String>,
+    /// Its type.
+    pub kind: String,
+}
+
+/// The payload of [`PROFILE`]: the field that was set or removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileChanged {
+    /// The name of the field.
+    pub key: String,
+}
+
+/// The payload of [`DEVICES`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevicesChanged {
+    /// The id of the device.
+    pub device_id: String,
+    /// What happened to it.
+    pub change: DeviceChange,
+}
+
+/// What happened to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceChange {
+    /// It is new.
+    Added,
+    /// Its display name changed.
+    Renamed,
+    /// It is gone, and its tokens with it.
+    Removed,
+}
+
+/// The payload of [`ACCOUNT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AccountsChange {
+    /// It was registered.
+    Registered,
+    /// It was locked, unlocked, suspended or released, or became or ceased to be an admin.
+    Changed,
+    /// It was deactivated: it leaves its rooms; `erase` says whether its messages are hidden from
+    /// those who join later.
+    Deactivated {
+        /// See above.
+        erase: bool,
+    },
+}
