@@ -256,3 +256,7 @@ impl From<CommitError> for Refused {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "register_tests.rs"]
+mod tests;

@@ -120,7 +120,7 @@ pub(crate) struct UiaSessions {
     key: [u8; 32],
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct UiaSession {
     account: Option<AccountNum>,
     method: String,
@@ -372,3 +372,7 @@ fn is_next(completed: &[Stage], stage: Stage, flows: &[Flow]) -> bool {
 fn new_id() -> Result<String, AccountError> {
     secrets::token("")
 }
+
+#[cfg(test)]
+#[path = "uia_tests.rs"]
+mod tests;
