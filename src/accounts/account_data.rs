@@ -109,7 +109,11 @@ impl Accounts {
             if self.row_in_lane(account).await?.deactivated.is_some() {
                 return Err(AccountError::Deactivated);
             }
-            let key = (account, room.unwrap_or_default().to_owned(), kind.to_owned());
+            let key = (
+                account,
+                room.unwrap_or_default().to_owned(),
+                kind.to_owned(),
+            );
             let old = self.snapshot().get(&DATA, &key).await?;
             let Some(new) = change(old.as_ref().map(|old| old.content.as_str()))? else {
                 return Ok(());
@@ -159,7 +163,11 @@ impl Accounts {
         room: Option<&str>,
         kind: &str,
     ) -> Result<Option<Box<RawValue>>, AccountError> {
-        let key = (account, room.unwrap_or_default().to_owned(), kind.to_owned());
+        let key = (
+            account,
+            room.unwrap_or_default().to_owned(),
+            kind.to_owned(),
+        );
         let row = self.snapshot().get(&DATA, &key).await?;
         if room.is_none() && kind == PUSH_RULES {
             let stored = row.as_ref().map(|row| row.content.as_str());
@@ -279,7 +287,13 @@ mod tests {
     fn names(changes: &[AccountDataChange]) -> Vec<(Option<&str>, &str, &str)> {
         changes
             .iter()
-            .map(|c| (c.room.as_deref(), c.event.kind.as_str(), c.event.content.get()))
+            .map(|c| {
+                (
+                    c.room.as_deref(),
+                    c.event.kind.as_str(),
+                    c.event.content.get(),
+                )
+            })
             .collect()
     }
 
@@ -288,7 +302,10 @@ mod tests {
         let accounts = accounts().await;
         let (alice, bob) = (alice(&accounts).await, bob(&accounts).await);
         let set = async |who, room, kind, value| {
-            accounts.set_account_data(who, room, kind, &object(value)).await.unwrap();
+            accounts
+                .set_account_data(who, room, kind, &object(value))
+                .await
+                .unwrap();
             accounts.snapshot().position()
         };
         let start = accounts.snapshot().position();
@@ -309,15 +326,24 @@ mod tests {
             0,
             "it changed again later: the next sync brings it"
         );
-        assert_eq!(accounts.doctor(&snapshot).await.unwrap(), Vec::<String>::new());
+        assert_eq!(
+            accounts.doctor(&snapshot).await.unwrap(),
+            Vec::<String>::new()
+        );
     }
 
     #[tokio::test]
     async fn a_first_sync_has_the_push_rules() {
         let accounts = accounts().await;
         let alice = alice(&accounts).await;
-        accounts.set_account_data(alice, Some("!r:x"), "a", &Map::new()).await.unwrap();
-        let all = accounts.all_account_data(&accounts.snapshot(), alice).await.unwrap();
+        accounts
+            .set_account_data(alice, Some("!r:x"), "a", &Map::new())
+            .await
+            .unwrap();
+        let all = accounts
+            .all_account_data(&accounts.snapshot(), alice)
+            .await
+            .unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!(all[0].event.kind, "m.push_rules");
         assert!(all[0].event.content.get().contains(".m.rule.master"));
@@ -331,14 +357,19 @@ mod tests {
         for kind in ["m.fully_read", "m.push_rules"] {
             for room in [None, Some("!r:x")] {
                 assert!(matches!(
-                    accounts.set_account_data(alice, room, kind, &Map::new()).await,
+                    accounts
+                        .set_account_data(alice, room, kind, &Map::new())
+                        .await,
                     Err(AccountError::ServerManaged)
                 ));
             }
         }
         let event = ruma::event_id!("$e");
         accounts.set_fully_read(alice, "!r:x", event).await.unwrap();
-        let read = accounts.account_data(alice, Some("!r:x"), FULLY_READ).await.unwrap();
+        let read = accounts
+            .account_data(alice, Some("!r:x"), FULLY_READ)
+            .await
+            .unwrap();
         assert_eq!(read.unwrap().get(), r#"{"event_id":"$e"}"#);
     }
 
@@ -346,8 +377,14 @@ mod tests {
     async fn one_room_is_not_the_prefix_of_another() {
         let accounts = accounts().await;
         let alice = alice(&accounts).await;
-        accounts.set_account_data(alice, Some("!r"), "a", &Map::new()).await.unwrap();
-        accounts.set_account_data(alice, Some("!rr"), "a", &Map::new()).await.unwrap();
+        accounts
+            .set_account_data(alice, Some("!r"), "a", &Map::new())
+            .await
+            .unwrap();
+        accounts
+            .set_account_data(alice, Some("!rr"), "a", &Map::new())
+            .await
+            .unwrap();
         let one = accounts
             .account_data_of(&accounts.snapshot(), alice, Some("!r"))
             .await

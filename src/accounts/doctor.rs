@@ -118,32 +118,44 @@ async fn check_devices(
 }
 
 /// Each token belongs to a device and is in the index of that device's tokens.
-async fn check_tokens(
-    snapshot: &Snapshot,
-    findings: &mut Vec<String>,
-) -> Result<(), StoreError> {
+async fn check_tokens(snapshot: &Snapshot, findings: &mut Vec<String>) -> Result<(), StoreError> {
     each!(snapshot, ACCESS, |hash, row| {
         let device = (row.account, row.device.clone());
         if snapshot.get(&DEVICE, &device).await?.is_none() {
-            findings.push(format!("An access token belongs to no device ({}).", row.device));
+            findings.push(format!(
+                "An access token belongs to no device ({}).",
+                row.device
+            ));
         }
         let index = (row.account, row.device.clone(), TokenKind::Access, *hash);
         if snapshot.get(&DEVICE_TOKENS, &index).await?.is_none() {
-            findings.push(format!("An access token of {} can't be revoked.", row.device));
+            findings.push(format!(
+                "An access token of {} can't be revoked.",
+                row.device
+            ));
         }
         if let Some(old) = row.replaces
             && snapshot.get(&REFRESH, &old).await?.is_none()
         {
-            findings.push(format!("An access token of {} came from nowhere.", row.device));
+            findings.push(format!(
+                "An access token of {} came from nowhere.",
+                row.device
+            ));
         }
     });
     each!(snapshot, REFRESH, |hash, row| {
         let index = (row.account, row.device.clone(), TokenKind::Refresh, *hash);
         if snapshot.get(&DEVICE_TOKENS, &index).await?.is_none() {
-            findings.push(format!("A refresh token of {} can't be revoked.", row.device));
+            findings.push(format!(
+                "A refresh token of {} can't be revoked.",
+                row.device
+            ));
         }
         if snapshot.get(&ACCESS, &row.access).await?.is_none() {
-            findings.push(format!("A refresh token of {} has lost its access token.", row.device));
+            findings.push(format!(
+                "A refresh token of {} has lost its access token.",
+                row.device
+            ));
         }
         for other in [row.replaces, row.next].into_iter().flatten() {
             if snapshot.get(&REFRESH, &other).await?.is_none() {
@@ -167,7 +179,9 @@ async fn check_device_tokens(
             TokenKind::Refresh => snapshot.get(&REFRESH, hash).await?.is_some(),
         };
         if !exists {
-            findings.push(format!("Device {device} lists a token that does not exist."));
+            findings.push(format!(
+                "Device {device} lists a token that does not exist."
+            ));
         }
     });
     Ok(())
@@ -255,7 +269,11 @@ async fn check_filters(
         }
     });
     each!(snapshot, FILTER_HASHES, |(account, _), number| {
-        if snapshot.get(&FILTERS, &(*account, *number)).await?.is_none() {
+        if snapshot
+            .get(&FILTERS, &(*account, *number))
+            .await?
+            .is_none()
+        {
             findings.push(format!(
                 "The index of filters of account {} names {number}, which does not exist.",
                 account.0

@@ -7,7 +7,7 @@ use ruma::api::client::filter::FilterDefinition;
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
-    Accounts, AccountNum,
+    AccountNum, Accounts,
     error::AccountError,
     secrets,
     tables::{FILTER_HASHES, FILTERS},
@@ -120,7 +120,10 @@ mod tests {
         let ten = accounts.store_filter(alice, &filter(10)).await.unwrap();
         let twenty = accounts.store_filter(alice, &filter(20)).await.unwrap();
         assert_ne!(ten, twenty);
-        assert_eq!(accounts.store_filter(alice, &filter(10)).await.unwrap(), ten);
+        assert_eq!(
+            accounts.store_filter(alice, &filter(10)).await.unwrap(),
+            ten
+        );
         let read = accounts.filter(alice, ten).await.unwrap().unwrap();
         assert_eq!(read.room.timeline.limit, Some(10u32.into()));
         let json = accounts.filter_json(alice, ten).await.unwrap().unwrap();
@@ -154,6 +157,9 @@ mod tests {
         let again = accounts.store_filter(alice, &filter(0)).await.unwrap();
         assert_eq!(again, FILTERS_PER_ACCOUNT + 5);
         let snapshot = accounts.snapshot();
-        assert_eq!(accounts.doctor(&snapshot).await.unwrap(), Vec::<String>::new());
+        assert_eq!(
+            accounts.doctor(&snapshot).await.unwrap(),
+            Vec::<String>::new()
+        );
     }
 }

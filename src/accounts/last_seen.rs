@@ -1,10 +1,6 @@
 //! When and whence devices were last seen: remembered in memory, written once a minute.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::atomic::Ordering::Relaxed,
-};
+use std::{collections::HashMap, net::IpAddr, sync::atomic::Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use resuni_store::Batch;

@@ -8,10 +8,7 @@
 //! An account is named by its [`AccountNum`], which a [`Session`] carries; strangers ask by the
 //! local part of the user id. An account's number is never given to another person: a deactivated
 //! name stays taken.
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
-)]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod account_data;
 mod appservices;

@@ -76,7 +76,12 @@ mod tests {
     #[test]
     fn names_to_log_in_with() {
         let server = server_name!("example.org:8448");
-        for given in ["alice", "Alice", "@alice:example.org:8448", "@ALICE:example.org:8448"] {
+        for given in [
+            "alice",
+            "Alice",
+            "@alice:example.org:8448",
+            "@ALICE:example.org:8448",
+        ] {
             assert_eq!(login_localpart(given, server).as_deref(), Some("alice"));
         }
         for given in ["@alice:example.org", "@alice:elsewhere", "@alice", "@"] {

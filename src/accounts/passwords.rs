@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use argon2::{
-    Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version,
-};
+use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version};
 use tokio::{sync::Semaphore, task};
 
 use crate::{error::AccountError, secrets};
@@ -129,7 +127,9 @@ fn hash(hasher: &Argon2<'static>, password: &str) -> Result<String, AccountError
 }
 
 fn unreadable(error: impl std::fmt::Display) -> AccountError {
-    AccountError::Internal(format!("A password hash could not be made or read: {error}"))
+    AccountError::Internal(format!(
+        "A password hash could not be made or read: {error}"
+    ))
 }
 
 #[cfg(test)]
@@ -141,7 +141,12 @@ mod tests {
         let passwords = Passwords::new(PasswordCost::Minimum).unwrap();
         let stored = passwords.hash("correct horse").await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$"));
-        assert!(passwords.verify("correct horse", Some(&stored)).await.unwrap());
+        assert!(
+            passwords
+                .verify("correct horse", Some(&stored))
+                .await
+                .unwrap()
+        );
         for wrong in ["correct hors", "", "*", &stored, &"x".repeat(10_000)] {
             assert!(!passwords.verify(wrong, Some(&stored)).await.unwrap());
             assert!(!passwords.verify(wrong, None).await.unwrap());

@@ -165,7 +165,10 @@ impl Accounts {
                 usize::MAX,
             )
             .await?;
-        Ok(rows.into_iter().map(|((_, key), json)| (key, json)).collect())
+        Ok(rows
+            .into_iter()
+            .map(|((_, key), json)| (key, json))
+            .collect())
     }
 }
 
@@ -192,18 +195,47 @@ mod tests {
         let accounts = accounts().await;
         let alice = alice(&accounts).await;
         let name = json!("Alice");
-        assert!(accounts.set_profile_field(alice, "displayname", name.clone()).await.unwrap());
-        assert!(!accounts.set_profile_field(alice, "displayname", name.clone()).await.unwrap());
+        assert!(
+            accounts
+                .set_profile_field(alice, "displayname", name.clone())
+                .await
+                .unwrap()
+        );
+        assert!(
+            !accounts
+                .set_profile_field(alice, "displayname", name.clone())
+                .await
+                .unwrap()
+        );
         let any = json!({"a": [1, null, 2.5]});
-        accounts.set_profile_field(alice, "org.example.x-y", any.clone()).await.unwrap();
+        accounts
+            .set_profile_field(alice, "org.example.x-y", any.clone())
+            .await
+            .unwrap();
         let profile = accounts.profile("alice").await.unwrap().unwrap();
         assert_eq!(
             profile,
-            BTreeMap::from([("displayname".into(), name), ("org.example.x-y".into(), any)])
+            BTreeMap::from([
+                ("displayname".into(), name),
+                ("org.example.x-y".into(), any)
+            ])
         );
-        assert!(accounts.delete_profile_field(alice, "displayname").await.unwrap());
-        assert!(!accounts.delete_profile_field(alice, "displayname").await.unwrap());
-        assert_eq!(accounts.profile_field(alice, "displayname").await.unwrap(), None);
+        assert!(
+            accounts
+                .delete_profile_field(alice, "displayname")
+                .await
+                .unwrap()
+        );
+        assert!(
+            !accounts
+                .delete_profile_field(alice, "displayname")
+                .await
+                .unwrap()
+        );
+        assert_eq!(
+            accounts.profile_field(alice, "displayname").await.unwrap(),
+            None
+        );
         assert_eq!(accounts.profile("nobody").await.unwrap(), None);
     }
 
@@ -211,9 +243,15 @@ mod tests {
     async fn null_is_a_value() {
         let accounts = accounts().await;
         let alice = alice(&accounts).await;
-        accounts.set_profile_field(alice, "org.example.x", Value::Null).await.unwrap();
+        accounts
+            .set_profile_field(alice, "org.example.x", Value::Null)
+            .await
+            .unwrap();
         assert_eq!(
-            accounts.profile_field(alice, "org.example.x").await.unwrap(),
+            accounts
+                .profile_field(alice, "org.example.x")
+                .await
+                .unwrap(),
             Some(Value::Null)
         );
     }
@@ -222,8 +260,16 @@ mod tests {
     async fn an_empty_name_is_none() {
         let accounts = accounts().await;
         let alice = alice(&accounts).await;
-        accounts.set_profile_field(alice, "displayname", json!("A")).await.unwrap();
-        assert!(accounts.set_profile_field(alice, "displayname", json!("")).await.unwrap());
+        accounts
+            .set_profile_field(alice, "displayname", json!("A"))
+            .await
+            .unwrap();
+        assert!(
+            accounts
+                .set_profile_field(alice, "displayname", json!(""))
+                .await
+                .unwrap()
+        );
         assert!(accounts.profile("alice").await.unwrap().unwrap().is_empty());
     }
 
@@ -232,25 +278,52 @@ mod tests {
         let accounts = accounts().await;
         let alice = alice(&accounts).await;
         let half = json!("x".repeat(32_000));
-        accounts.set_profile_field(alice, "org.example.a", half.clone()).await.unwrap();
-        accounts.set_profile_field(alice, "org.example.b", half.clone()).await.unwrap();
+        accounts
+            .set_profile_field(alice, "org.example.a", half.clone())
+            .await
+            .unwrap();
+        accounts
+            .set_profile_field(alice, "org.example.b", half.clone())
+            .await
+            .unwrap();
         assert!(matches!(
-            accounts.set_profile_field(alice, "org.example.c", half.clone()).await,
+            accounts
+                .set_profile_field(alice, "org.example.c", half.clone())
+                .await,
             Err(AccountError::ProfileTooLarge)
         ));
         // Replacing counts the new value, not both.
-        accounts.set_profile_field(alice, "org.example.a", json!("y".repeat(33_000))).await.unwrap();
+        accounts
+            .set_profile_field(alice, "org.example.a", json!("y".repeat(33_000)))
+            .await
+            .unwrap();
         let rest = accounts.profile("alice").await.unwrap().unwrap();
         let room = MAX_PROFILE_BYTES - serde_json::to_string(&rest).unwrap().len();
         let key = "org.example.d";
         let fits = room - key.len() - 6; // quotes, colon and comma
-        assert!(accounts.set_profile_field(alice, key, json!("z".repeat(fits + 1))).await.is_err());
-        accounts.set_profile_field(alice, key, json!("z".repeat(fits - 1))).await.unwrap();
+        assert!(
+            accounts
+                .set_profile_field(alice, key, json!("z".repeat(fits + 1)))
+                .await
+                .is_err()
+        );
+        accounts
+            .set_profile_field(alice, key, json!("z".repeat(fits - 1)))
+            .await
+            .unwrap();
         let longest = "a".repeat(255);
-        accounts.delete_profile_field(alice, "org.example.a").await.unwrap();
-        accounts.set_profile_field(alice, &longest, json!(1)).await.unwrap();
+        accounts
+            .delete_profile_field(alice, "org.example.a")
+            .await
+            .unwrap();
+        accounts
+            .set_profile_field(alice, &longest, json!(1))
+            .await
+            .unwrap();
         assert!(matches!(
-            accounts.set_profile_field(alice, &format!("{longest}a"), json!(1)).await,
+            accounts
+                .set_profile_field(alice, &format!("{longest}a"), json!(1))
+                .await,
             Err(AccountError::KeyTooLarge)
         ));
     }

@@ -8,12 +8,7 @@ use ruma::push::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use crate::{
-    Accounts, AccountNum,
-    account_data::PUSH_RULES,
-    error::AccountError,
-    tables::DATA,
-};
+use crate::{AccountNum, Accounts, account_data::PUSH_RULES, error::AccountError, tables::DATA};
 
 /// The content of `m.push_rules`.
 #[derive(Serialize, Deserialize)]
@@ -115,12 +110,14 @@ fn put(
             .remove(kind.clone(), &id)
             .map_err(|error| AccountError::InvalidParam(format!("Not possible: {error}.")))?;
     }
-    rules.insert(rule, after, before).map_err(|error| match error {
-        InsertPushRuleError::UnknownRuleId | InsertPushRuleError::BeforeHigherThanAfter => {
-            AccountError::Rejected(format!("Not possible: {error}."))
-        }
-        other => AccountError::InvalidParam(format!("Not possible: {other}.")),
-    })?;
+    rules
+        .insert(rule, after, before)
+        .map_err(|error| match error {
+            InsertPushRuleError::UnknownRuleId | InsertPushRuleError::BeforeHigherThanAfter => {
+                AccountError::Rejected(format!("Not possible: {error}."))
+            }
+            other => AccountError::InvalidParam(format!("Not possible: {other}.")),
+        })?;
     match was_enabled {
         Some(enabled) => rules.set_enabled(kind, id, enabled).map_err(|_| NO_RULE),
         None => Ok(()),
@@ -229,7 +226,10 @@ mod tests {
     async fn rules_are_added_switched_and_removed() {
         let accounts = accounts().await;
         let alice = alice(&accounts).await;
-        accounts.change_push_rules(alice, plain(word("cake"))).await.unwrap();
+        accounts
+            .change_push_rules(alice, plain(word("cake")))
+            .await
+            .unwrap();
         accounts
             .change_push_rules(
                 alice,
@@ -243,19 +243,31 @@ mod tests {
             .unwrap();
         let rules = accounts.push_rules(alice).await.unwrap();
         assert_eq!(content_ids(&rules), ["cake"]);
-        assert!(rules.get(RuleKind::Override, ".m.rule.master").unwrap().enabled());
-        let shown = accounts.account_data(alice, None, PUSH_RULES).await.unwrap().unwrap();
+        assert!(
+            rules
+                .get(RuleKind::Override, ".m.rule.master")
+                .unwrap()
+                .enabled()
+        );
+        let shown = accounts
+            .account_data(alice, None, PUSH_RULES)
+            .await
+            .unwrap()
+            .unwrap();
         assert!(shown.get().contains("cake"));
         let delete = |id: &str| PushRuleChange::Delete {
             kind: RuleKind::Content,
             rule_id: id.into(),
         };
-        accounts.change_push_rules(alice, delete("cake")).await.unwrap();
+        accounts
+            .change_push_rules(alice, delete("cake"))
+            .await
+            .unwrap();
         assert!(matches!(
             accounts.change_push_rules(alice, delete("cake")).await,
             Err(AccountError::NotFound(_))
         ));
-        assert!(content_ids(&*accounts.push_rules(alice).await.unwrap()).is_empty());
+        assert!(content_ids(&accounts.push_rules(alice).await.unwrap()).is_empty());
     }
 
     #[tokio::test]

@@ -81,7 +81,9 @@ pub struct Registered {
 impl Accounts {
     /// Whether somebody may register this name: `Ok` if so, and else why not.
     pub async fn available(&self, wanted: &str) -> Result<(), AccountError> {
-        self.free_localpart(wanted, &AccountKind::User).await.map(drop)
+        self.free_localpart(wanted, &AccountKind::User)
+            .await
+            .map(drop)
     }
 
     /// The local part of a wanted name, if it is free for an account of this kind.

@@ -51,7 +51,10 @@ async fn a_name_is_given_once() {
     let accounts = accounts().await;
     alice(&accounts).await;
     for name in ["alice", "ALICE"] {
-        assert!(matches!(accounts.available(name).await, Err(AccountError::UserInUse)));
+        assert!(matches!(
+            accounts.available(name).await,
+            Err(AccountError::UserInUse)
+        ));
         let again = accounts.register(NewAccount::user(name, "x")).await;
         assert!(matches!(again, Err(AccountError::UserInUse)));
     }
@@ -81,7 +84,10 @@ async fn only_one_of_many_gets_the_name() {
 #[tokio::test]
 async fn names_are_made_up_for_guests_and_the_shy() {
     let accounts = accounts().await;
-    let guest = accounts.register(NewAccount::of_kind(AccountKind::Guest)).await.unwrap();
+    let guest = accounts
+        .register(NewAccount::of_kind(AccountKind::Guest))
+        .await
+        .unwrap();
     assert!(guest.user_id.localpart().starts_with("guest-"));
     let shy = NewAccount {
         localpart: None,
@@ -89,9 +95,23 @@ async fn names_are_made_up_for_guests_and_the_shy() {
     };
     let shy = accounts.register(shy).await.unwrap();
     assert!(!shy.user_id.localpart().is_empty());
-    let login = accounts.login(guest.account, DeviceRequest::default()).await.unwrap();
-    assert!(accounts.authenticate(&login.access_token).await.unwrap().is_guest);
-    assert!(accounts.set_password(guest.account, "x", false, None).await.is_err());
+    let login = accounts
+        .login(guest.account, DeviceRequest::default())
+        .await
+        .unwrap();
+    assert!(
+        accounts
+            .authenticate(&login.access_token)
+            .await
+            .unwrap()
+            .is_guest
+    );
+    assert!(
+        accounts
+            .set_password(guest.account, "x", false, None)
+            .await
+            .is_err()
+    );
     let with_password = NewAccount {
         kind: AccountKind::Guest,
         ..NewAccount::user("g", "x")
@@ -127,8 +147,18 @@ async fn a_registration_token_is_used_up() {
     two.await.unwrap();
     let brief = accounts.create_registration_token(Some("brief".into()), None, Some(now + 1_000));
     brief.await.unwrap();
-    assert!(accounts.create_registration_token(Some("two".into()), None, None).await.is_err());
-    assert!(accounts.create_registration_token(Some("a b".into()), None, None).await.is_err());
+    assert!(
+        accounts
+            .create_registration_token(Some("two".into()), None, None)
+            .await
+            .is_err()
+    );
+    assert!(
+        accounts
+            .create_registration_token(Some("a b".into()), None, None)
+            .await
+            .is_err()
+    );
     let with = |name: &str, token: &str| NewAccount {
         registration_token: Some(token.into()),
         ..NewAccount::user(name, "secret")
@@ -180,7 +210,10 @@ async fn the_shared_secret_registers() {
     assert_eq!(root.user_id, "@root:example.org");
     assert!(accounts.active(root.account).await.unwrap().admin);
     let twice = accounts.verify_shared_secret(&request);
-    assert!(matches!(twice, Err(AccountError::Rejected(_))), "a nonce is used once");
+    assert!(
+        matches!(twice, Err(AccountError::Rejected(_))),
+        "a nonce is used once"
+    );
 
     let nonce = accounts.shared_secret_nonce().unwrap();
     let upper = mac(&[&nonce, "bot", "secret", "notadmin", "bot"]).to_uppercase();
@@ -193,7 +226,11 @@ async fn the_shared_secret_registers() {
         ..request
     };
     assert_eq!(
-        accounts.verify_shared_secret(&request).unwrap().user_type.as_deref(),
+        accounts
+            .verify_shared_secret(&request)
+            .unwrap()
+            .user_type
+            .as_deref(),
         Some("bot")
     );
 
@@ -225,7 +262,10 @@ async fn a_wrong_signature_is_refused_and_costs_the_nonce() {
         };
         let refused = accounts.verify_shared_secret(&request);
         assert!(matches!(refused, Err(AccountError::Forbidden(_))), "{bad}");
-        let retried = SharedSecretRequest { mac: &right, ..request };
+        let retried = SharedSecretRequest {
+            mac: &right,
+            ..request
+        };
         assert!(accounts.verify_shared_secret(&retried).is_err());
     }
     // "a\0b" as a name would be signed like "a" with the password "b…".
@@ -273,24 +313,51 @@ async fn an_application_service_acts_as_its_users() {
     assert_eq!(session.appservice.unwrap().id(), "irc");
     let user = "@_irc_bob:example.org";
     let as_user = |user, device| accounts.authenticate_as("as_secret", Some(user), device);
-    assert!(matches!(as_user(user, None).await, Err(AuthError::NotRegistered)));
+    assert!(matches!(
+        as_user(user, None).await,
+        Err(AuthError::NotRegistered)
+    ));
     let new = NewAccount {
         localpart: Some("_irc_bob".into()),
         ..NewAccount::of_kind(AccountKind::AppService("irc".into()))
     };
     let bob = accounts.register(new).await.unwrap();
     assert_eq!(as_user(user, None).await.unwrap().account, bob.account);
-    assert!(matches!(as_user(user, Some("D")).await, Err(AuthError::UnknownDevice)));
-    assert!(accounts.put_device(bob.account, device_id!("D"), None).await.unwrap());
-    assert!(!accounts.put_device(bob.account, device_id!("D"), None).await.unwrap());
+    assert!(matches!(
+        as_user(user, Some("D")).await,
+        Err(AuthError::UnknownDevice)
+    ));
+    assert!(
+        accounts
+            .put_device(bob.account, device_id!("D"), None)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !accounts
+            .put_device(bob.account, device_id!("D"), None)
+            .await
+            .unwrap()
+    );
     let session = as_user(user, Some("D")).await.unwrap();
     assert_eq!(session.device_id.as_deref(), Some(device_id!("D")));
     alice(&accounts).await;
-    for other in ["@alice:example.org", "@_irc_bob:elsewhere", "not an id", "x@_irc_b:example.org"] {
-        assert!(matches!(as_user(other, None).await, Err(AuthError::NotInNamespace)));
+    for other in [
+        "@alice:example.org",
+        "@_irc_bob:elsewhere",
+        "not an id",
+        "x@_irc_b:example.org",
+    ] {
+        assert!(matches!(
+            as_user(other, None).await,
+            Err(AuthError::NotInNamespace)
+        ));
     }
     accounts.deactivate(bob.account, false).await.unwrap();
-    assert!(matches!(as_user(user, None).await, Err(AuthError::Deactivated)));
+    assert!(matches!(
+        as_user(user, None).await,
+        Err(AuthError::Deactivated)
+    ));
     is_sound(&accounts).await;
 }
 
@@ -322,7 +389,10 @@ fn registrations_that_can_not_work_are_refused() {
     assert!(AppServices::new([bridge(), bridge()], server).is_err());
     let mut other = bridge();
     other.id = "other".into();
-    assert!(AppServices::new([bridge(), other], server).is_err(), "same token");
+    assert!(
+        AppServices::new([bridge(), other], server).is_err(),
+        "same token"
+    );
     let mut empty = bridge();
     empty.as_token = String::new();
     assert!(AppServices::new([empty], server).is_err());
@@ -344,15 +414,30 @@ async fn a_deactivated_account_leaves_nothing_but_its_name() {
         accounts.login(alice, device.clone()).await.unwrap();
         accounts.login(bob, device).await.unwrap();
     }
-    let login = accounts.login(alice, DeviceRequest::default()).await.unwrap();
+    let login = accounts
+        .login(alice, DeviceRequest::default())
+        .await
+        .unwrap();
     let session = accounts.authenticate(&login.access_token).await.unwrap();
     accounts.seen(&session, "192.0.2.1".parse().unwrap());
     let content = json!({"a": 1}).as_object().unwrap().clone();
     for who in [alice, bob] {
-        accounts.set_profile_field(who, "displayname", json!("X")).await.unwrap();
-        accounts.set_account_data(who, None, "a", &content).await.unwrap();
-        accounts.set_account_data(who, Some("!r:x"), "a", &content).await.unwrap();
-        accounts.store_filter(who, &serde_json::Map::new()).await.unwrap();
+        accounts
+            .set_profile_field(who, "displayname", json!("X"))
+            .await
+            .unwrap();
+        accounts
+            .set_account_data(who, None, "a", &content)
+            .await
+            .unwrap();
+        accounts
+            .set_account_data(who, Some("!r:x"), "a", &content)
+            .await
+            .unwrap();
+        accounts
+            .store_filter(who, &serde_json::Map::new())
+            .await
+            .unwrap();
         accounts.set_admin(who, true).await.unwrap();
     }
     let (token, _) = accounts.create_login_token(alice).await.unwrap();
@@ -367,28 +452,70 @@ async fn a_deactivated_account_leaves_nothing_but_its_name() {
     ));
     let device = DeviceRequest::default;
     for refused in [
-        accounts.login_password("alice", "alice's password", device()).await,
+        accounts
+            .login_password("alice", "alice's password", device())
+            .await,
         accounts.login_token(&token, device()).await,
     ] {
         assert!(matches!(refused, Err(AccountError::Forbidden(_))));
     }
-    assert!(matches!(accounts.login(alice, device()).await, Err(AccountError::Deactivated)));
-    assert_eq!(accounts.openid_user(&openid.access_token).await.unwrap(), None);
-    assert!(matches!(accounts.available("alice").await, Err(AccountError::UserInUse)));
+    assert!(matches!(
+        accounts.login(alice, device()).await,
+        Err(AccountError::Deactivated)
+    ));
+    assert_eq!(
+        accounts.openid_user(&openid.access_token).await.unwrap(),
+        None
+    );
+    assert!(matches!(
+        accounts.available("alice").await,
+        Err(AccountError::UserInUse)
+    ));
     assert_eq!(accounts.profile("alice").await.unwrap(), None);
-    assert!(accounts.set_profile_field(alice, "displayname", json!("X")).await.is_err());
-    assert!(accounts.set_account_data(alice, None, "a", &content).await.is_err());
-    assert!(accounts.set_password(alice, "new", false, None).await.is_err());
+    assert!(
+        accounts
+            .set_profile_field(alice, "displayname", json!("X"))
+            .await
+            .is_err()
+    );
+    assert!(
+        accounts
+            .set_account_data(alice, None, "a", &content)
+            .await
+            .is_err()
+    );
+    assert!(
+        accounts
+            .set_password(alice, "new", false, None)
+            .await
+            .is_err()
+    );
     let row = accounts.account(alice).await.unwrap().unwrap();
     assert!(row.deactivated.as_ref().unwrap().erase && !row.admin && row.password.is_none());
     let snapshot = accounts.snapshot();
     for who in [alice, bob] {
         let range = || ScanRange::prefix(&who);
         let forward = Direction::Forward;
-        let rows = snapshot.scan(&DEVICE, range(), forward, 9).await.unwrap().len()
-            + snapshot.scan(&DATA, range(), forward, 9).await.unwrap().len()
-            + snapshot.scan(&PROFILES, range(), forward, 9).await.unwrap().len()
-            + snapshot.scan(&FILTERS, range(), forward, 9).await.unwrap().len();
+        let rows = snapshot
+            .scan(&DEVICE, range(), forward, 9)
+            .await
+            .unwrap()
+            .len()
+            + snapshot
+                .scan(&DATA, range(), forward, 9)
+                .await
+                .unwrap()
+                .len()
+            + snapshot
+                .scan(&PROFILES, range(), forward, 9)
+                .await
+                .unwrap()
+                .len()
+            + snapshot
+                .scan(&FILTERS, range(), forward, 9)
+                .await
+                .unwrap()
+                .len();
         assert_eq!(rows, if who == alice { 0 } else { 6 });
     }
     is_sound(&accounts).await;
@@ -399,11 +526,17 @@ async fn a_deactivation_goes_on_after_a_crash() {
     let store = Store::memory().await;
     let (accounts, _) = open(store.clone(), AppServices::default()).await;
     let alice = alice(&accounts).await;
-    accounts.login(alice, DeviceRequest::default()).await.unwrap();
+    accounts
+        .login(alice, DeviceRequest::default())
+        .await
+        .unwrap();
     // What `deactivate` writes first, without what follows.
     let mut row = accounts.row_in_lane(alice).await.unwrap();
     row.password = None;
-    row.deactivated = Some(crate::tables::Deactivated { at_ms: 1, erase: false });
+    row.deactivated = Some(crate::tables::Deactivated {
+        at_ms: 1,
+        erase: false,
+    });
     let mut batch = Batch::new();
     batch.put(&ACCOUNTS, &alice, &row);
     batch.put(&DEACTIVATING, &alice, &());
@@ -411,7 +544,11 @@ async fn a_deactivation_goes_on_after_a_crash() {
     drop(accounts);
     let (accounts, _) = open(store, AppServices::default()).await;
     assert!(accounts.devices(alice).await.unwrap().is_empty());
-    let left = accounts.snapshot().get(&DEACTIVATING, &alice).await.unwrap();
+    let left = accounts
+        .snapshot()
+        .get(&DEACTIVATING, &alice)
+        .await
+        .unwrap();
     assert_eq!(left, None);
 }
 
@@ -419,10 +556,19 @@ async fn a_deactivation_goes_on_after_a_crash() {
 async fn a_new_password_ends_the_other_sessions() {
     let accounts = accounts().await;
     let alice = alice(&accounts).await;
-    let here = accounts.login(alice, DeviceRequest::default()).await.unwrap();
-    let there = accounts.login(alice, DeviceRequest::default()).await.unwrap();
+    let here = accounts
+        .login(alice, DeviceRequest::default())
+        .await
+        .unwrap();
+    let there = accounts
+        .login(alice, DeviceRequest::default())
+        .await
+        .unwrap();
     let keep = Some(here.device_id.as_ref());
-    accounts.set_password(alice, "new password", true, keep).await.unwrap();
+    accounts
+        .set_password(alice, "new password", true, keep)
+        .await
+        .unwrap();
     assert!(accounts.authenticate(&here.access_token).await.is_ok());
     assert!(accounts.authenticate(&there.access_token).await.is_err());
     let with = |password| accounts.login_password("alice", password, DeviceRequest::default());
@@ -440,7 +586,10 @@ async fn a_login_token_is_used_once_and_soon() {
         .map(|_| {
             let (accounts, token) = (Arc::clone(&accounts), token.clone());
             tokio::spawn(async move {
-                accounts.login_token(&token, DeviceRequest::default()).await.is_ok()
+                accounts
+                    .login_token(&token, DeviceRequest::default())
+                    .await
+                    .is_ok()
             })
         })
         .collect();
@@ -455,16 +604,33 @@ async fn a_login_token_is_used_once_and_soon() {
     let refused = accounts.login_token(&late, DeviceRequest::default()).await;
     assert!(matches!(refused, Err(AccountError::Forbidden(_))));
     assert_eq!(
-        accounts.openid_user(&openid.access_token).await.unwrap().unwrap(),
+        accounts
+            .openid_user(&openid.access_token)
+            .await
+            .unwrap()
+            .unwrap(),
         "@alice:example.org"
     );
-    assert!(accounts.authenticate(&openid.access_token).await.is_err(), "it opens nothing else");
+    assert!(
+        accounts.authenticate(&openid.access_token).await.is_err(),
+        "it opens nothing else"
+    );
     is_sound(&accounts).await;
     clock.advance(openid.expires_in_s * 1_000);
-    assert_eq!(accounts.openid_user(&openid.access_token).await.unwrap(), None);
+    assert_eq!(
+        accounts.openid_user(&openid.access_token).await.unwrap(),
+        None
+    );
     accounts.housekeeping().await.unwrap();
     let left = accounts.snapshot();
-    let left = left.scan(&crate::tables::EXPIRY, ScanRange::all(), Direction::Forward, 9).await;
+    let left = left
+        .scan(
+            &crate::tables::EXPIRY,
+            ScanRange::all(),
+            Direction::Forward,
+            9,
+        )
+        .await;
     assert!(left.unwrap().is_empty());
     is_sound(&accounts).await;
 }
@@ -477,5 +643,8 @@ async fn the_list_of_accounts_goes_on_where_it_ended() {
     assert_eq!(first[0].account, alice);
     assert_eq!(first[0].user_id, "@alice:example.org");
     let rest = accounts.list(Some(alice), 10).await.unwrap();
-    assert_eq!(rest.iter().map(|one| one.account).collect::<Vec<_>>(), [bob]);
+    assert_eq!(
+        rest.iter().map(|one| one.account).collect::<Vec<_>>(),
+        [bob]
+    );
 }

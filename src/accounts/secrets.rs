@@ -18,7 +18,10 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], AccountError> {
 
 /// A new opaque token of 256 bits. The prefix says what leaked when one is found in a log.
 pub(crate) fn token(prefix: &str) -> Result<String, AccountError> {
-    Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(random::<32>()?)))
+    Ok(format!(
+        "{prefix}{}",
+        URL_SAFE_NO_PAD.encode(random::<32>()?)
+    ))
 }
 
 /// `N` characters out of `alphabet`, each as likely as any other.

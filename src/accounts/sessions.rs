@@ -253,10 +253,13 @@ impl Accounts {
         let Some(row) = self.snapshot().get(&REFRESH, &hash).await? else {
             return Err(unknown);
         };
-        let account = self.active(row.account).await.map_err(|error| match error {
-            AccountError::Deactivated => AccountError::UnknownToken { soft_logout: false },
-            other => other,
-        })?;
+        let account = self
+            .active(row.account)
+            .await
+            .map_err(|error| match error {
+                AccountError::Deactivated => AccountError::UnknownToken { soft_logout: false },
+                other => other,
+            })?;
         if account.locked {
             return Err(AccountError::Locked);
         }

@@ -89,7 +89,12 @@ async fn a_new_login_on_a_device_revokes_its_tokens_and_keeps_its_name() {
     assert!(is_known(&accounts, &first.access_token).await);
     let second = accounts.login(alice, named("New")).await.unwrap();
     assert!(!is_known(&accounts, &first.access_token).await);
-    assert!(accounts.refresh(&first.refresh_token.unwrap()).await.is_err());
+    assert!(
+        accounts
+            .refresh(&first.refresh_token.unwrap())
+            .await
+            .is_err()
+    );
     assert!(is_known(&accounts, &second.access_token).await);
     assert!(is_known(&accounts, &other.access_token).await);
     let device = accounts.device(alice, device_id!("D")).await.unwrap();
@@ -107,7 +112,13 @@ async fn logging_out_ends_the_device() {
     accounts.logout(&session).await.unwrap();
     assert!(!is_known(&accounts, &a.access_token).await);
     assert!(is_known(&accounts, &b.access_token).await);
-    assert!(accounts.device(alice, device_id!("A")).await.unwrap().is_none());
+    assert!(
+        accounts
+            .device(alice, device_id!("A"))
+            .await
+            .unwrap()
+            .is_none()
+    );
     accounts.logout_all(alice).await.unwrap();
     assert!(!is_known(&accounts, &b.access_token).await);
     assert!(accounts.devices(alice).await.unwrap().is_empty());
@@ -124,7 +135,12 @@ async fn the_old_pair_is_valid_until_the_new_one_is_used() {
     let lost = accounts.refresh(&old_refresh).await.unwrap();
     let new = accounts.refresh(&old_refresh).await.unwrap();
     assert!(!is_known(&accounts, &lost.access_token).await);
-    assert!(accounts.refresh(&lost.refresh_token.unwrap()).await.is_err());
+    assert!(
+        accounts
+            .refresh(&lost.refresh_token.unwrap())
+            .await
+            .is_err()
+    );
     assert!(is_known(&accounts, &old.access_token).await);
     is_sound(&accounts).await;
     assert!(is_known(&accounts, &new.access_token).await);
@@ -142,8 +158,14 @@ async fn using_the_new_refresh_token_also_ends_the_old_pair() {
     let accounts = accounts().await;
     let alice = alice(&accounts).await;
     let one = accounts.login(alice, refreshing()).await.unwrap();
-    let two = accounts.refresh(&one.refresh_token.clone().unwrap()).await.unwrap();
-    let three = accounts.refresh(&two.refresh_token.clone().unwrap()).await.unwrap();
+    let two = accounts
+        .refresh(&one.refresh_token.clone().unwrap())
+        .await
+        .unwrap();
+    let three = accounts
+        .refresh(&two.refresh_token.clone().unwrap())
+        .await
+        .unwrap();
     assert!(!is_known(&accounts, &one.access_token).await);
     assert!(accounts.refresh(&one.refresh_token.unwrap()).await.is_err());
     assert!(is_known(&accounts, &two.access_token).await);
@@ -172,7 +194,10 @@ async fn an_expired_token_is_a_soft_logout() {
         Err(AuthError::Unknown { soft_logout: true })
     ));
     assert!(is_known(&accounts, &forever.access_token).await);
-    let new = accounts.refresh(&login.refresh_token.unwrap()).await.unwrap();
+    let new = accounts
+        .refresh(&login.refresh_token.unwrap())
+        .await
+        .unwrap();
     assert!(is_known(&accounts, &new.access_token).await);
     assert_eq!(new.device_id, "D");
     assert_eq!(new.user_id, "@alice:example.org");
@@ -211,7 +236,9 @@ async fn locks_and_suspensions_hold_at_once() {
         Err(AuthError::Locked)
     ));
     assert!(matches!(
-        accounts.login_password("alice", "alice's password", on("X")).await,
+        accounts
+            .login_password("alice", "alice's password", on("X"))
+            .await,
         Err(AccountError::Locked)
     ));
     let refresh = login.refresh_token.unwrap();
@@ -222,7 +249,10 @@ async fn locks_and_suspensions_hold_at_once() {
     let session = accounts.authenticate_even_locked(token).await.unwrap();
     assert!(session.is_locked);
     accounts.set_locked(alice, false).await.unwrap();
-    assert!(is_known(&accounts, token).await, "the session is still there");
+    assert!(
+        is_known(&accounts, token).await,
+        "the session is still there"
+    );
     accounts.logout(&session).await.unwrap();
     assert!(!is_known(&accounts, token).await);
 }
@@ -238,12 +268,17 @@ async fn who_guesses_passwords_has_to_wait_even_with_the_right_one() {
             .map(drop)
     };
     for _ in 0..config().failed_logins.burst {
-        assert!(matches!(attempt("guess").await, Err(AccountError::Forbidden(_))));
+        assert!(matches!(
+            attempt("guess").await,
+            Err(AccountError::Forbidden(_))
+        ));
     }
     for password in ["guess", "alice's password"] {
         assert!(matches!(
             attempt(password).await,
-            Err(AccountError::LimitExceeded { retry_after_ms: 20_000 })
+            Err(AccountError::LimitExceeded {
+                retry_after_ms: 20_000
+            })
         ));
     }
     clock.advance(20_000);
@@ -311,6 +346,9 @@ async fn device_ids_have_a_limit() {
     for bad in [String::new(), "x".repeat(256)] {
         assert!(accounts.login(alice, on(&bad)).await.is_err());
     }
-    let login = accounts.login(alice, DeviceRequest::default()).await.unwrap();
+    let login = accounts
+        .login(alice, DeviceRequest::default())
+        .await
+        .unwrap();
     assert_eq!(login.device_id.as_str().len(), 10);
 }

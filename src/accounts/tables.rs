@@ -48,8 +48,7 @@ pub(crate) static REGISTRATION_TOKENS: Table<TokenHash, RegistrationTokenRow> =
     Table::new(0x0308, "registration_tokens");
 /// Single-use tokens of `m.login.token`.
 pub(crate) static LOGIN_TOKENS: Table<TokenHash, ShortToken> = Table::new(0x0309, "login_tokens");
-pub(crate) static OPENID_TOKENS: Table<TokenHash, ShortToken> =
-    Table::new(0x030a, "openid_tokens");
+pub(crate) static OPENID_TOKENS: Table<TokenHash, ShortToken> = Table::new(0x030a, "openid_tokens");
 /// Short-lived tokens in the order in which they expire.
 pub(crate) static EXPIRY: Table<(u64, TokenHash), ShortTokenKind> = Table::new(0x030b, "expiry");
 /// Profile fields; the value is JSON.
@@ -184,7 +183,13 @@ impl Key for TokenKind {
     }
     fn decode(input: &mut &[u8]) -> Result<Self, Corrupt> {
         // Anything but 0 reads as a refresh token; the doctor finds a row that points nowhere.
-        u8::decode(input).map(|kind| if kind == 0 { Self::Access } else { Self::Refresh })
+        u8::decode(input).map(|kind| {
+            if kind == 0 {
+                Self::Access
+            } else {
+                Self::Refresh
+            }
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{Accounts, AccountNum, error::AccountError};
+use crate::{AccountNum, Accounts, error::AccountError};
 
 const TAG: &str = "m.tag";
 /// The longest name of a tag (spec, "Room Tagging").
@@ -86,19 +86,36 @@ mod tests {
         let accounts = accounts().await;
         let alice = alice(&accounts).await;
         let order = json!({"order": 0.25}).as_object().unwrap().clone();
-        accounts.set_tag(alice, "!r:x", "u.work", order.clone()).await.unwrap();
-        accounts.set_tag(alice, "!r:x", "m.favourite", Map::new()).await.unwrap();
+        accounts
+            .set_tag(alice, "!r:x", "u.work", order.clone())
+            .await
+            .unwrap();
+        accounts
+            .set_tag(alice, "!r:x", "m.favourite", Map::new())
+            .await
+            .unwrap();
         let tags = accounts.tags(alice, "!r:x").await.unwrap();
-        assert_eq!(Value::Object(tags), json!({"u.work": order, "m.favourite": {}}));
+        assert_eq!(
+            Value::Object(tags),
+            json!({"u.work": order, "m.favourite": {}})
+        );
         accounts.delete_tag(alice, "!r:x", "u.work").await.unwrap();
         let before = accounts.snapshot().position();
         accounts.delete_tag(alice, "!r:x", "u.work").await.unwrap();
         assert_eq!(accounts.snapshot().position(), before, "nothing to tell");
-        let stored = accounts.account_data(alice, Some("!r:x"), "m.tag").await.unwrap();
+        let stored = accounts
+            .account_data(alice, Some("!r:x"), "m.tag")
+            .await
+            .unwrap();
         assert_eq!(stored.unwrap().get(), r#"{"tags":{"m.favourite":{}}}"#);
         assert!(accounts.tags(alice, "!other:x").await.unwrap().is_empty());
         let long = "u.".to_owned() + &"x".repeat(254);
-        assert!(accounts.set_tag(alice, "!r:x", &long, Map::new()).await.is_err());
+        assert!(
+            accounts
+                .set_tag(alice, "!r:x", &long, Map::new())
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test]
@@ -110,7 +127,10 @@ mod tests {
                 let accounts = Arc::clone(&accounts);
                 tokio::spawn(async move {
                     let tag = format!("u.{n}");
-                    accounts.set_tag(alice, "!r:x", &tag, Map::new()).await.unwrap();
+                    accounts
+                        .set_tag(alice, "!r:x", &tag, Map::new())
+                        .await
+                        .unwrap();
                 })
             })
             .collect();

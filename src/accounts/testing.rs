@@ -8,9 +8,7 @@ use std::sync::{
 use resuni_store::{Clock, Store};
 use ruma::owned_server_name;
 
-use crate::{
-    Accounts, AccountNum, AccountsConfig, AppServices, NewAccount, PasswordCost,
-};
+use crate::{AccountNum, Accounts, AccountsConfig, AppServices, NewAccount, PasswordCost};
 
 /// A clock that is moved by hand.
 pub(crate) struct TestClock(AtomicU64);
@@ -35,7 +33,10 @@ pub(crate) fn config() -> AccountsConfig {
     }
 }
 
-pub(crate) async fn open(store: Store, appservices: AppServices) -> (Arc<Accounts>, Arc<TestClock>) {
+pub(crate) async fn open(
+    store: Store,
+    appservices: AppServices,
+) -> (Arc<Accounts>, Arc<TestClock>) {
     let clock = Arc::new(TestClock(AtomicU64::new(1_700_000_000_000)));
     let shared: Arc<dyn Clock> = Arc::clone(&clock) as _;
     let accounts = Accounts::open(config(), appservices, store, shared).await;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::Sha256;
 
-use crate::{Accounts, AccountNum, error::AccountError, names, secrets};
+use crate::{AccountNum, Accounts, error::AccountError, names, secrets};
 
 /// How long a session may take.
 const LIFETIME_MS: u64 = 15 * 60_000;
@@ -259,14 +259,19 @@ impl Accounts {
         let checked = match Stage::named(name) {
             Some(stage) if session.completed.contains(&stage) => Checked::Right,
             Some(stage) if is_next(&session.completed, stage, flows) => {
-                let checked = self.check_stage(stage, &request, auth, &mut session).await?;
+                let checked = self
+                    .check_stage(stage, &request, auth, &mut session)
+                    .await?;
                 if let Checked::Right = checked {
                     session.completed.push(stage);
                     session.body = Some(digest);
                 }
                 checked
             }
-            _ => Checked::Wrong("M_UNRECOGNIZED", "This stage is not the next one of any flow."),
+            _ => Checked::Wrong(
+                "M_UNRECOGNIZED",
+                "This stage is not the next one of any flow.",
+            ),
         };
         let complete = flows.iter().any(|flow| flow.stages == session.completed);
         if complete && let Checked::Right = checked {

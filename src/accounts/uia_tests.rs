@@ -31,8 +31,14 @@ async fn world() -> World {
 impl World {
     /// Alice deletes a device.
     async fn step(&self, body: Value) -> Result<UiaOutcome, AccountError> {
-        self.step_as(Some(self.alice), "DELETE", "/devices/A", &[&[Stage::Password]], body)
-            .await
+        self.step_as(
+            Some(self.alice),
+            "DELETE",
+            "/devices/A",
+            &[&[Stage::Password]],
+            body,
+        )
+        .await
     }
 
     async fn step_as(
@@ -111,7 +117,9 @@ async fn a_session_belongs_to_one_request() {
         (Some(world.bob), "DELETE", "/devices/A"),
         (None, "DELETE", "/devices/A"),
     ] {
-        let other = world.step_as(account, method, path, flows, body.clone()).await;
+        let other = world
+            .step_as(account, method, path, flows, body.clone())
+            .await;
         assert!(matches!(other, Err(AccountError::Forbidden(_))), "{path}");
     }
     done(world.step(body).await);
@@ -144,7 +152,11 @@ async fn the_password_must_be_that_of_the_user() {
     let mut bobs = password(&session, "bob's password");
     for user in ["bob", "@bob:example.org", "alice"] {
         bobs["auth"]["identifier"]["user"] = user.into();
-        assert!(challenge(world.step(bobs.clone()).await).completed.is_empty());
+        assert!(
+            challenge(world.step(bobs.clone()).await)
+                .completed
+                .is_empty()
+        );
     }
     let mut alices = password(&session, "alice's password");
     alices["auth"]["identifier"]["user"] = "bob".into();
@@ -154,7 +166,14 @@ async fn the_password_must_be_that_of_the_user() {
 #[tokio::test]
 async fn no_value_of_a_password_opens_the_door() {
     let world = world().await;
-    for value in [json!(""), json!("*"), json!(null), json!(true), json!({}), json!([])] {
+    for value in [
+        json!(""),
+        json!("*"),
+        json!(null),
+        json!(true),
+        json!({}),
+        json!([]),
+    ] {
         let mut body = password("", "");
         body["auth"]["password"] = value;
         body["auth"].as_object_mut().unwrap().remove("session");
@@ -178,11 +197,11 @@ async fn stages_are_completed_in_order() {
     let world = world().await;
     let flows: &[&[Stage]] = &[&[Stage::RegistrationToken, Stage::Dummy]];
     let step = |body| world.step_as(None, "POST", "/register", flows, body);
-    let token = world.accounts.create_registration_token(None, Some(1), None);
+    let token = world
+        .accounts
+        .create_registration_token(None, Some(1), None);
     let token = token.await.unwrap().token;
-    let auth = |kind: &str, session: &str, token: &str| {
-        json!({"username": "carol", "auth": {"type": kind, "session": session, "token": token}})
-    };
+    let auth = |kind: &str, session: &str, token: &str| json!({"username": "carol", "auth": {"type": kind, "session": session, "token": token}});
     let session = challenge(step(json!({})).await).session;
     let early = challenge(step(auth("m.login.dummy", &session, "")).await);
     assert_eq!(early.errcode, Some("M_UNRECOGNIZED"));
@@ -193,7 +212,8 @@ async fn stages_are_completed_in_order() {
     assert_eq!(right.errcode, None);
     let retried = challenge(step(auth("m.login.registration_token", &session, "no")).await);
     assert_eq!(retried.completed, [Stage::RegistrationToken]);
-    let only_session = challenge(step(json!({"username": "carol", "auth": {"session": session}})).await);
+    let only_session =
+        challenge(step(json!({"username": "carol", "auth": {"session": session}})).await);
     assert_eq!(only_session.completed, [Stage::RegistrationToken]);
     let end = done(step(auth("m.login.dummy", &session, "")).await);
     assert_eq!(end.registration_token, Some(token));
@@ -238,7 +258,9 @@ async fn a_session_holds_no_password() {
     let mut body = password("", "alice's password");
     body["auth"].as_object_mut().unwrap().remove("session");
     body["new_password"] = "a new secret".into();
-    let outcome = world.step_as(Some(world.alice), "POST", "/password", flows, body).await;
+    let outcome = world
+        .step_as(Some(world.alice), "POST", "/password", flows, body)
+        .await;
     assert_eq!(challenge(outcome).completed, [Stage::Password]);
     let sessions = world.accounts.uia.sessions.lock();
     let kept = format!("{:?}", sessions.values().collect::<Vec<_>>());

@@ -114,7 +114,8 @@ impl Accounts {
             return Err(AccountError::Forbidden("Guests have no password.".into()));
         }
         let hash = self.passwords.hash(password).await?;
-        self.change(account, |row| row.password = Some(hash)).await?;
+        self.change(account, |row| row.password = Some(hash))
+            .await?;
         if logout_others {
             self.delete_devices_except(account, keep).await?;
         }
@@ -225,7 +226,12 @@ impl Accounts {
         loop {
             let rows = self
                 .snapshot()
-                .scan(&DEACTIVATING, ScanRange::all(), Direction::Forward, CLEANUP_ROWS)
+                .scan(
+                    &DEACTIVATING,
+                    ScanRange::all(),
+                    Direction::Forward,
+                    CLEANUP_ROWS,
+                )
                 .await?;
             if rows.is_empty() {
                 return Ok(());
