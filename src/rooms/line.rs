@@ -1,0 +1,171 @@
+//! Extending a room: one or more events, one after the other, in one batch.
+
+use std::collections::HashSet;
+
+use resuni_dag::Pdu;
+use resuni_store::{Applied, Batch, Position};
+use ruma::{OwnedEventId, RoomId, UserId};
+
+use crate::{
+    build,
+    delta::{self, Judged},
+    error::RoomError,
+    events::{NewEvent, TxnKey},
+    lane::{Lane, Live, Tip},
+    plan::judge_own,
+    resolve,
+    rooms::Rooms,
+    tables::{EventLog, Head, Place, STATE_AT, TOPIC_EVENT, flags},
+    types::{EventNum, SnapNum, server_of},
+    work::{Work, hash_of},
+};
+
+/// A room whose lane we have, with the batch that extends it.
+pub(crate) struct Line<'a> {
+    pub work: Work<'a>,
+    /// The room as it will be.
+    pub live: Live,
+    /// The head as it is in the store: the guard.
+    original: Option<Head>,
+    log: Vec<(Position, EventLog)>,
+}
+
+impl<'a> Line<'a> {
+    /// The room as the last writer left it. `None` if we have nothing of it.
+    pub async fn open(rooms: &'a Rooms, lane: &mut Lane, room: &RoomId) -> Result<Option<Self>, RoomError> {
+        let reader = rooms.reader();
+        let live = match lane.take() {
+            Some(live) => live,
+            None => {
+                let Some(num) = reader.room_num(room).await? else { return Ok(None) };
+                let Some(live) = Live::read(&reader, num).await? else { return Ok(None) };
+                live
+            }
+        };
+        let anchor = live.head.as_ref().map(|head| (live.num, head.snap));
+        let work = Work::new(rooms, reader, live.rules, anchor);
+        Ok(Some(Self::of(work, live)))
+    }
+
+    /// A room that begins, or goes on, with this batch.
+    pub fn of(work: Work<'a>, live: Live) -> Self {
+        Self { work, original: live.head.clone(), live, log: Vec::new() }
+    }
+
+    /// Builds an event of one of our users at the end of the room and lays it there, if the rules let them.
+    pub async fn say(&mut self, sender: &UserId, event: NewEvent, txn: Option<TxnKey>) -> Result<OwnedEventId, RoomError> {
+        let spot = build::end_of(&mut self.work, &self.live).await?;
+        let (draft, auth) = build::draft(&self.work, &self.live, &spot, sender, event).await?;
+        let (pdu, state) = build::seal(&self.work, draft, spot.before).await?;
+        judge_own(&pdu, self.work.rules, &state).map_err(RoomError::Forbidden)?;
+        self.check_against_head(&pdu, spot.before).await?;
+        let num = self.work.new_event(hash_of(&pdu)?);
+        let after = self.state_with(spot.before, num, &pdu).await?;
+        let generation = build::generation(&self.work, &auth).await?;
+        let id = pdu.event_id().to_owned();
+        let follows = spot.prev.iter().map(|tip| tip.event).collect();
+        let event = Judged {
+            num,
+            pdu,
+            place: Place::Outlier,
+            reason: None,
+            before: spot.before,
+            after,
+            auth,
+            generation,
+            new: true,
+            txn,
+            now: self.work.rooms.clock.now_ms(),
+        };
+        self.extend(event, &follows, 0).await?;
+        Ok(id)
+    }
+
+    /// With more extremities than an event may name, the state it is built on is not the current one.
+    async fn check_against_head(&self, pdu: &Pdu, before: SnapNum) -> Result<(), RoomError> {
+        match &self.live.head {
+            Some(head) if head.snap != before => {
+                let current = crate::plan::AuthState::read(&self.work.reader, head.snap, pdu, self.work.rules).await?;
+                judge_own(pdu, self.work.rules, &current).map_err(RoomError::Forbidden)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The state after an accepted event.
+    pub async fn state_with(&mut self, before: SnapNum, num: EventNum, pdu: &Pdu) -> Result<SnapNum, RoomError> {
+        let Some(state_key) = pdu.state_key() else { return Ok(before) };
+        let key = self.work.state_key(pdu.kind(), state_key).await?;
+        Ok(self.work.update_state(before, vec![(key, Some(num))]).await?)
+    }
+
+    /// Lays an accepted event at the end of the timeline. It takes the place of the extremities in `follows`.
+    pub async fn extend(&mut self, event: Judged, follows: &HashSet<EventNum>, more: u8) -> Result<Position, RoomError> {
+        let after = event.after;
+        let mut tips: Vec<Tip> = self.live.tips.iter().filter(|tip| !follows.contains(&tip.event)).cloned().collect();
+        tips.push(Tip { event: event.num, id: event.pdu.event_id().to_owned(), depth: event.pdu.depth() });
+        self.lay(event, tips, after, more).await
+    }
+
+    /// Lays an accepted event at the end of the timeline and makes these the extremities.
+    pub async fn lay(&mut self, event: Judged, tips: Vec<Tip>, after: SnapNum, more: u8) -> Result<Position, RoomError> {
+        let position = self.work.position();
+        let (num, pdu) = (event.num, event.pdu.clone());
+        let place = Place::Timeline { position, sub: u32::MAX };
+        delta::put_event(&mut self.work, self.live.num, Judged { place, ..event }).await?;
+        let snap = match tips.len() {
+            1 => after,
+            _ => resolve::state_after(&mut self.work, &self.live, tips.iter().map(|tip| tip.event)).await?,
+        };
+        let old = self.live.head.take();
+        let mut bits = more;
+        if old.as_ref().map_or(SnapNum::EMPTY, |head| head.snap) != snap {
+            self.work.batch.put(&STATE_AT, &(self.live.num, position), &snap);
+            bits |= flags::STATE_CHANGED;
+        }
+        self.live.head = Some(Head {
+            extremities: tips.iter().map(|tip| tip.event).collect(),
+            snap,
+            depth: old.map_or(0, |head| head.depth).max(pdu.depth()),
+            position,
+            joined: 0,
+            invited: 0,
+        });
+        self.live.tips = tips;
+        let entry = delta::log_entry(&mut self.work, num, &pdu, bits).await?;
+        self.log.push((position, entry));
+        Ok(position)
+    }
+
+    /// Applies the batch and leaves the lane. The caller waits for [`Applied::durable`] before it acknowledges anything.
+    pub async fn finish(mut self, lane: Lane) -> Result<Applied, RoomError> {
+        if let Some(mut head) = self.live.head.take() {
+            if Some(&head) != self.original.as_ref() {
+                let room = self.live.num;
+                let changed = delta::move_head(&mut self.work, room, self.original.as_ref(), &mut head).await?;
+                if let Some((_, last)) = self.log.last_mut() {
+                    last.memberships = changed;
+                }
+            }
+            self.live.head = Some(head);
+        }
+        for (position, entry) in self.log {
+            self.work.batch.log(position, TOPIC_EVENT, self.live.num.0, entry.to_bytes());
+        }
+        let applied = self.work.commit().await?;
+        lane.leave(self.live);
+        Ok(applied)
+    }
+}
+
+impl Rooms {
+    /// Waits until everything that was applied before is on disk: before answering with what another writer did.
+    pub(crate) async fn settle(&self) -> Result<(), RoomError> {
+        Ok(self.store.commit_durable(Batch::new()).await?)
+    }
+
+    /// Whether a user is one of ours.
+    pub fn is_local(&self, user: &UserId) -> bool {
+        server_of(user) == self.server_name().as_str()
+    }
+}

@@ -1,0 +1,132 @@
+//! What an event in the timeline does to other events: it redacts them, or relates to them.
+
+use resuni_dag::{Pdu, PowerLevels};
+use resuni_store::{Direction, Position, ScanRange, StoreError};
+use ruma::{EventId, OwnedEventId};
+use serde::Deserialize;
+
+use crate::{
+    delta::Judged,
+    error::RoomError,
+    tables::{HELD_REDACTIONS, Place, REDACTIONS, RELATIONS, Relation},
+    types::{EventHash, EventNum, RoomNum, SnapNum, UserNum},
+    work::Work,
+};
+
+/// Redactions that wait for the same target and are looked at when it comes.
+const HELD: usize = 32;
+
+/// Bytes of a `rel_type` or an annotation's `key` that are kept in the index: longer ones relate to nothing.
+const NAME_BYTES: usize = 255;
+
+type Spot = (Position, u32);
+
+/// Writes the redactions and relations that follow from an event at its place in the timeline.
+pub(crate) async fn put(
+    work: &mut Work<'_>,
+    room: RoomNum,
+    (num, hash): (EventNum, EventHash),
+    sender: UserNum,
+    spot: Spot,
+    event: &Judged,
+) -> Result<(), RoomError> {
+    if let Some(target) = event.pdu.redacts(work.rules) {
+        redact(work, room, (num, &event.pdu, event.before), &target.to_owned()).await?;
+    }
+    if !event.new {
+        redact_by_held(work, room, hash, &event.pdu, spot).await?;
+    }
+    if let Some((target, relation)) = relation_of(&event.pdu, num, sender) {
+        work.batch.put(&RELATIONS, &(room, target, spot.0, spot.1), &relation);
+    }
+    Ok(())
+}
+
+/// "Handling redactions" of room version 3 and later: a redaction takes effect once it and its target are known, if its
+/// sender has the redact level or is of the target's server.
+async fn redact(
+    work: &mut Work<'_>,
+    room: RoomNum,
+    (num, redaction, state): (EventNum, &Pdu, SnapNum),
+    target: &EventId,
+) -> Result<(), StoreError> {
+    let Some(hash) = EventHash::of(target) else { return Ok(()) };
+    if let Some(target) = work.reader.event_num_of(hash).await? {
+        let row = work.reader.event_row(target).await?;
+        if row.room != room {
+            return Ok(());
+        }
+        if let Place::Timeline { position, sub } = row.place {
+            let target = work.reader.pdu_of(target, &row).await?;
+            if may_redact(work, redaction, state, &target).await? {
+                put_redaction(work, room, (position, sub), num).await?;
+            }
+            return Ok(());
+        }
+    }
+    work.batch.put(&HELD_REDACTIONS, &(room, hash, num), &());
+    Ok(())
+}
+
+/// The redactions that came before their target.
+async fn redact_by_held(
+    work: &mut Work<'_>,
+    room: RoomNum,
+    hash: EventHash,
+    target: &Pdu,
+    spot: Spot,
+) -> Result<(), StoreError> {
+    let range = ScanRange::prefix(&(room, hash));
+    let held = work.reader.snapshot.scan(&HELD_REDACTIONS, range, Direction::Forward, HELD).await?;
+    for (key, ()) in held {
+        let row = work.reader.event_row(key.2).await?;
+        let redaction = work.reader.pdu_of(key.2, &row).await?;
+        if may_redact(work, &redaction, row.snap_before, target).await? {
+            put_redaction(work, room, spot, key.2).await?;
+        }
+        work.batch.delete(&HELD_REDACTIONS, &key);
+    }
+    Ok(())
+}
+
+async fn put_redaction(work: &mut Work<'_>, room: RoomNum, spot: Spot, num: EventNum) -> Result<(), StoreError> {
+    let key = (room, spot.0, spot.1);
+    if work.reader.snapshot.get(&REDACTIONS, &key).await?.is_none() {
+        work.batch.put(&REDACTIONS, &key, &num);
+    }
+    Ok(())
+}
+
+async fn may_redact(work: &Work<'_>, redaction: &Pdu, state: SnapNum, target: &Pdu) -> Result<bool, StoreError> {
+    let Some(create) = work.reader.state_pdu(state, "m.room.create", "").await? else { return Ok(false) };
+    let levels = work.reader.state_pdu(state, "m.room.power_levels", "").await?;
+    let levels = PowerLevels::read(&create, levels.as_ref(), work.rules);
+    Ok(levels.is_ok_and(|levels| levels.may_redact(redaction.sender(), target.sender())))
+}
+
+#[derive(Deserialize)]
+struct Content {
+    #[serde(rename = "m.relates_to")]
+    relates_to: RelatesTo,
+}
+
+#[derive(Deserialize)]
+struct RelatesTo {
+    rel_type: String,
+    event_id: OwnedEventId,
+    #[serde(default)]
+    key: Option<String>,
+}
+
+/// "Relationship definition" of the client-server API: `m.relates_to` with a `rel_type` and an `event_id`.
+pub(crate) fn relation_of(pdu: &Pdu, event: EventNum, sender: UserNum) -> Option<(EventHash, Relation)> {
+    if !pdu.content().get().contains("m.relates_to") {
+        return None;
+    }
+    let RelatesTo { rel_type, event_id, key } = pdu.content_as::<Content>().ok()?.relates_to;
+    if rel_type.len() > NAME_BYTES || key.as_ref().is_some_and(|key| key.len() > NAME_BYTES) {
+        return None;
+    }
+    let relation = Relation { rel_type, event, kind: pdu.kind().to_owned(), sender, key };
+    Some((EventHash::of(&event_id)?, relation))
+}

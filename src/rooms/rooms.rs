@@ -1,0 +1,69 @@
+//! The handle that everything else holds.
+
+use std::sync::Arc;
+
+use resuni_dag::{RoomRules, SigningKey};
+use resuni_store::{SharedClock, Store, StoreError};
+use ruma::{OwnedServerName, RoomVersionId, ServerName};
+use tokio::sync::Semaphore;
+
+use crate::{cache::Caches, error::RoomError, lane::Lanes, reader::Reader};
+
+/// Who we are, and what new rooms are like.
+#[derive(Clone)]
+pub struct RoomsConfig {
+    /// This server.
+    pub server_name: OwnedServerName,
+    /// Its signing key.
+    pub key: Arc<SigningKey>,
+    /// The version of new rooms.
+    pub default_version: RoomVersionId,
+}
+
+/// All rooms.
+pub struct Rooms {
+    pub(crate) config: RoomsConfig,
+    pub(crate) store: Store,
+    pub(crate) clock: SharedClock,
+    pub(crate) caches: Arc<Caches>,
+    pub(crate) lanes: Lanes,
+    /// Bounds the threads that resolve states at a time.
+    pub(crate) resolving: Arc<Semaphore>,
+}
+
+/// States that are resolved at a time.
+const RESOLVING: usize = 4;
+
+impl Rooms {
+    /// The rooms in this store.
+    pub async fn open(config: RoomsConfig, store: Store, clock: SharedClock) -> Result<Arc<Self>, StoreError> {
+        let resolving = Arc::new(Semaphore::new(RESOLVING));
+        Ok(Arc::new(Self { config, store, clock, caches: Arc::new(Caches::new()), lanes: Lanes::new(), resolving }))
+    }
+
+    /// This server's name.
+    pub fn server_name(&self) -> &ServerName {
+        &self.config.server_name
+    }
+
+    /// The version of rooms that are created without one.
+    pub fn default_version(&self) -> &RoomVersionId {
+        &self.config.default_version
+    }
+
+    /// The store that the rooms are in.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// A fresh snapshot. It sees everything that was applied, durable or not.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader { store: self.store.clone(), snapshot: self.store.snapshot(), caches: self.caches.clone(), fresh: Default::default() }
+    }
+}
+
+/// The rules of a version, if we know it.
+pub(crate) fn rules_of(version: &str) -> Result<&'static RoomRules, RoomError> {
+    let id = RoomVersionId::try_from(version).ok();
+    id.and_then(|id| RoomRules::of(&id)).ok_or_else(|| RoomError::UnsupportedVersion(version.to_owned()))
+}

@@ -1,0 +1,140 @@
+//! Events of our own users.
+
+use resuni_dag::Pdu;
+use resuni_store::StoreError;
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+
+use crate::{
+    error::RoomError,
+    events::{NewEvent, TxnKey},
+    line::Line,
+    rooms::Rooms,
+    tables::TXNS,
+    types::EventNum,
+};
+
+/// How often a batch that met another writer's is made anew. Lanes keep writers apart, so this is for writers that were
+/// dropped half-way.
+const ATTEMPTS: usize = 3;
+
+impl Rooms {
+    /// Sends an event into a room we are in. A known transaction, and state that is so already, are answered with the event
+    /// that is there.
+    pub async fn send(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        event: NewEvent,
+        txn: Option<TxnKey>,
+    ) -> Result<OwnedEventId, RoomError> {
+        let event = checked(event)?;
+        for _ in 1..ATTEMPTS {
+            match self.try_send(room, sender, event.clone(), txn.clone()).await {
+                Err(RoomError::Contended) => {}
+                done => return done,
+            }
+        }
+        self.try_send(room, sender, event, txn).await
+    }
+
+    async fn try_send(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        event: NewEvent,
+        txn: Option<TxnKey>,
+    ) -> Result<OwnedEventId, RoomError> {
+        let room: OwnedRoomId = room.to_owned();
+        let mut lane = self.lanes.enter(&room).await;
+        let line = Line::open(self, &mut lane, &room).await?;
+        let mut line = line.filter(|line| line.live.head.is_some()).ok_or_else(|| RoomError::UnknownRoom(room))?;
+        if let Some(done) = already(&line, sender, &event, txn.as_ref()).await? {
+            lane.leave(line.live);
+            self.settle().await?;
+            return Ok(done);
+        }
+        match line.say(sender, event, txn).await {
+            Ok(id) => {
+                line.finish(lane).await?.durable().await?;
+                Ok(id)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends events into a room one after the other, all of them or none, in one batch.
+    pub async fn send_all(
+        &self,
+        room: &RoomId,
+        events: Vec<(OwnedUserId, NewEvent)>,
+    ) -> Result<Vec<OwnedEventId>, RoomError> {
+        let room: OwnedRoomId = room.to_owned();
+        let mut lane = self.lanes.enter(&room).await;
+        let line = Line::open(self, &mut lane, &room).await?;
+        let mut line = line.filter(|line| line.live.head.is_some()).ok_or_else(|| RoomError::UnknownRoom(room))?;
+        let mut ids = Vec::with_capacity(events.len());
+        for (sender, event) in events {
+            ids.push(line.say(&sender, checked(event)?, None).await?);
+        }
+        line.finish(lane).await?.durable().await?;
+        Ok(ids)
+    }
+}
+
+/// What the auth rules don't ask of an event, but we ask of our own.
+pub(crate) fn checked(mut event: NewEvent) -> Result<NewEvent, RoomError> {
+    if event.kind.is_empty() {
+        return Err(RoomError::bad("M_INVALID_PARAM", "an event needs a type"));
+    }
+    if event.kind == "m.room.redaction" && event.redacts.is_none() {
+        event.redacts = Some(redacts_in_content(&event)?);
+    }
+    Ok(event)
+}
+
+/// A redaction sent as any other event names its target in the content in every room version (client-server API,
+/// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`).
+fn redacts_in_content(event: &NewEvent) -> Result<OwnedEventId, RoomError> {
+    #[derive(serde::Deserialize)]
+    struct Content {
+        redacts: OwnedEventId,
+    }
+    serde_json::from_str(event.content.get())
+        .map(|content: Content| content.redacts)
+        .map_err(|_| RoomError::bad("M_BAD_JSON", "a redaction names the event it redacts in `redacts`"))
+}
+
+/// The event that answers a request without sending anything.
+async fn already(
+    line: &Line<'_>,
+    sender: &UserId,
+    event: &NewEvent,
+    txn: Option<&TxnKey>,
+) -> Result<Option<OwnedEventId>, RoomError> {
+    let reader = &line.work.reader;
+    if let Some(txn) = txn
+        && let Some(num) = known_txn(line, sender, event, txn).await?
+    {
+        return Ok(Some(reader.event_id(num).await?));
+    }
+    let (Some(state_key), Some(head)) = (&event.state_key, &line.live.head) else { return Ok(None) };
+    let Some(current) = reader.state_pdu(head.snap, &event.kind, state_key).await? else { return Ok(None) };
+    let same = current.sender() == sender && same_content(&current, event);
+    Ok(same.then(|| current.event_id().to_owned()))
+}
+
+async fn known_txn(
+    line: &Line<'_>,
+    sender: &UserId,
+    event: &NewEvent,
+    txn: &TxnKey,
+) -> Result<Option<EventNum>, StoreError> {
+    let Some(user) = line.work.reader.user_num(sender).await? else { return Ok(None) };
+    let key = (user, line.live.num, txn.device.clone(), event.kind.clone(), txn.txn.clone());
+    line.work.reader.snapshot.get(&TXNS, &key).await
+}
+
+fn same_content(current: &Pdu, event: &NewEvent) -> bool {
+    let Ok(content) = serde_json::from_str::<CanonicalJsonObject>(event.content.get()) else { return false };
+    serde_json::from_str::<CanonicalJsonValue>(current.content().get()).is_ok_and(|c| c == CanonicalJsonValue::Object(content))
+}

@@ -1,0 +1,277 @@
+//! Short local numbers: what the tables use instead of long identifiers, and the small values they share.
+//!
+//! A number means something in this database only and never leaves the process.
+
+use std::{fmt, str::FromStr};
+
+use resuni_store::{Corrupt, Key, Namespace, Position};
+use ruma::{EventId, OwnedEventId, RoomId, UserId};
+use serde::{Deserialize, Serialize};
+
+/// Rooms by their full id.
+pub static ROOM_NUMBERS: Namespace = Namespace::new(0x01, "rooms");
+/// Users, local and remote, by their full id.
+pub static USER_NUMBERS: Namespace = Namespace::new(0x02, "users");
+/// Servers by name.
+pub static SERVER_NUMBERS: Namespace = Namespace::new(0x03, "servers");
+/// State keys by `type \0 state_key`.
+pub static STATE_KEY_NUMBERS: Namespace = Namespace::new(0x04, "state keys");
+/// Events: a bare sequence, `EVENT_IDS` holds the way from an id to its number.
+pub static EVENT_NUMBERS: Namespace = Namespace::new(0x05, "events");
+/// Nodes of state trees: a bare sequence.
+pub static NODE_NUMBERS: Namespace = Namespace::new(0x06, "state nodes");
+/// State snapshots: a bare sequence.
+pub static SNAP_NUMBERS: Namespace = Namespace::new(0x07, "state snapshots");
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub u64);
+
+        resuni_store::key_newtype!($name, u64);
+    };
+}
+
+number!(/// A room.
+    RoomNum);
+number!(/// A user, local or remote.
+    UserNum);
+number!(/// A server.
+    ServerNum);
+number!(/// An event.
+    EventNum);
+number!(/// A pair of event type and state key.
+    StateKeyNum);
+number!(/// A state: a row of `SNAPS`. `SnapNum::EMPTY` is the state before any event and has no row.
+    SnapNum);
+number!(/// A node of a state tree. `NodeNum::EMPTY` is the tree without entries and has no row.
+    NodeNum);
+
+impl SnapNum {
+    /// The state that holds nothing.
+    pub const EMPTY: Self = Self(0);
+}
+
+impl NodeNum {
+    /// The tree that holds nothing.
+    pub const EMPTY: Self = Self(0);
+}
+
+/// The 32 bytes behind an event id of room version 4 and later (`$` and their base64).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EventHash(pub [u8; 32]);
+
+impl EventHash {
+    /// The hash in an event id; `None` for an id that is not a reference hash (versions 1 to 3).
+    pub fn of(id: &EventId) -> Option<Self> {
+        decode_base64url(id.as_str().strip_prefix('$')?).map(Self)
+    }
+
+    /// The event id, written out.
+    pub fn to_id(self) -> OwnedEventId {
+        let text = format!("${}", encode_base64url(&self.0));
+        // The text is `$` and 43 characters of base64: within the grammar of event ids.
+        OwnedEventId::try_from(text).unwrap_or_else(|_| unreachable!("a hash is a valid event id"))
+    }
+}
+
+impl fmt::Debug for EventHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "${}", encode_base64url(&self.0))
+    }
+}
+
+impl Key for EventHash {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, Corrupt> {
+        <[u8; 32]>::decode(input).map(Self)
+    }
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+fn encode_base64url(bytes: &[u8; 32]) -> String {
+    let mut text = String::with_capacity(43);
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for i in 0..=chunk.len() {
+            text.push(char::from(ALPHABET[(bits >> (18 - 6 * i)) as usize & 63]));
+        }
+    }
+    text
+}
+
+fn decode_base64url(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 43 {
+        return None;
+    }
+    let mut bytes = [0u8; 33];
+    for (group, out) in text.as_bytes().chunks(4).zip(bytes.chunks_mut(3)) {
+        let mut bits = 0u32;
+        for i in 0..4 {
+            let value = match group.get(i) {
+                None => 0,
+                Some(c @ b'A'..=b'Z') => c - b'A',
+                Some(c @ b'a'..=b'z') => c - b'a' + 26,
+                Some(c @ b'0'..=b'9') => c - b'0' + 52,
+                Some(b'-') => 62,
+                Some(b'_') => 63,
+                Some(_) => return None,
+            };
+            bits = bits << 6 | u32::from(value);
+        }
+        out.copy_from_slice(&bits.to_be_bytes()[1..]);
+    }
+    // The last character carries four bits only: another spelling of the same hash is another id.
+    let (hash, rest) = bytes.split_at(32);
+    (rest == [0]).then(|| hash.try_into().ok()).flatten()
+}
+
+/// What a user is to a room. The numbers are part of the disk layout (`MEMBERS`, `USER_ROOMS`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Membership {
+    /// `join`
+    Join = 1,
+    /// `invite`
+    Invite = 2,
+    /// `knock`
+    Knock = 3,
+    /// `leave`, which includes having been kicked
+    Leave = 4,
+    /// `ban`
+    Ban = 5,
+}
+
+impl Membership {
+    /// The name in `m.room.member`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::Invite => "invite",
+            Self::Knock => "knock",
+            Self::Leave => "leave",
+            Self::Ban => "ban",
+        }
+    }
+
+    /// The membership with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Join, Self::Invite, Self::Knock, Self::Leave, Self::Ban].into_iter().find(|m| m.as_str() == name)
+    }
+}
+
+impl Key for Membership {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (*self as u8).encode(out);
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, Corrupt> {
+        let number = u8::decode(input)?;
+        [Self::Join, Self::Invite, Self::Knock, Self::Leave, Self::Ban]
+            .into_iter()
+            .find(|m| *m as u8 == number)
+            .ok_or(Corrupt::new("membership"))
+    }
+}
+
+/// A place in a room's timeline, ordered as the timeline is. As a client's token it names the place
+/// *between* events: just after the event at `(position, sub)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimelineToken {
+    /// The log position the event, or the event its gap was closed for, arrived at.
+    pub position: Position,
+    /// `u32::MAX` for an event that arrived live, less for history laid before it.
+    pub sub: u32,
+}
+
+impl TimelineToken {
+    /// The place of an event that arrives live at `position`; as a token: all that arrived up to it.
+    pub fn live(position: Position) -> Self {
+        Self { position, sub: u32::MAX }
+    }
+}
+
+impl fmt::Display for TimelineToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t{}_{}", self.position.0, self.sub)
+    }
+}
+
+/// The text is not a timeline token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this is not a token of a place in a timeline")]
+pub struct BadToken;
+
+impl FromStr for TimelineToken {
+    type Err = BadToken;
+
+    /// Reads `t{position}_{sub}`, and a sync token `s{position}…` as all that arrived up to it.
+    fn from_str(text: &str) -> Result<Self, BadToken> {
+        if let Some(rest) = text.strip_prefix('t') {
+            let (position, sub) = rest.split_once('_').ok_or(BadToken)?;
+            let position = Position(position.parse().map_err(|_| BadToken)?);
+            return Ok(Self { position, sub: sub.parse().map_err(|_| BadToken)? });
+        }
+        let rest = text.strip_prefix('s').ok_or(BadToken)?;
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        Ok(Self::live(Position(rest[..end].parse().map_err(|_| BadToken)?)))
+    }
+}
+
+/// The name of a state key in `STATE_KEY_NUMBERS`.
+pub fn state_key_name(kind: &str, state_key: &str) -> Vec<u8> {
+    let mut name = Vec::with_capacity(kind.len() + 1 + state_key.len());
+    name.extend_from_slice(kind.as_bytes());
+    name.push(0);
+    name.extend_from_slice(state_key.as_bytes());
+    name
+}
+
+/// The event type and the state key in such a name. The type ends at the first NUL, so a state key may hold one.
+pub fn split_state_key_name(name: &[u8]) -> Option<(&str, &str)> {
+    let text = std::str::from_utf8(name).ok()?;
+    text.split_once('\0')
+}
+
+/// The server a user lives on, as it is written in the id.
+pub fn server_of(user: &UserId) -> &str {
+    user.server_name().as_str()
+}
+
+/// Whether a room id can be kept: ids longer than the limit are refused before they reach a table.
+pub fn fits(room: &RoomId) -> bool {
+    room.as_str().len() <= resuni_dag::limits::ID_BYTES
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_ids_survive_the_way_to_bytes_and_back() {
+        for id in ["$acR1l0raoZnm60CBwAVgqbZqoO/mYU81xysh1u7XcJk", "$short", "$h29iv0s8:example.com"] {
+            assert_eq!(EventHash::of(&OwnedEventId::try_from(id).unwrap()), None, "{id}");
+        }
+        let id = OwnedEventId::try_from("$Rqnc-F-dvnEYJTyHq_iKxU2bZ1CI92-kuZq3a5lr5Zg").unwrap();
+        assert_eq!(EventHash::of(&id).unwrap().to_id(), id);
+        // The same bits but for the two that base64 drops: not the same id.
+        let other = OwnedEventId::try_from("$Rqnc-F-dvnEYJTyHq_iKxU2bZ1CI92-kuZq3a5lr5Zh").unwrap();
+        assert_eq!(EventHash::of(&other), None);
+    }
+
+    #[test]
+    fn tokens() {
+        let token: TimelineToken = "t17_4294967294".parse().unwrap();
+        assert_eq!((token.position, token.sub), (Position(17), u32::MAX - 1));
+        assert_eq!(token.to_string().parse::<TimelineToken>().unwrap(), token);
+        assert_eq!("s42".parse(), Ok(TimelineToken::live(Position(42))));
+        assert_eq!("s42_7".parse(), Ok(TimelineToken::live(Position(42))));
+        for bad in ["", "t", "t1", "t_1", "t1_-1", "x1", "s", "t1_4294967296"] {
+            assert_eq!(bad.parse::<TimelineToken>(), Err(BadToken), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! A batch in the making: what a writer has decided so far, readable as if it were written.
+
+use std::sync::Arc;
+
+use resuni_dag::{Lattice, Pdu, RoomRules};
+use resuni_store::{Applied, Batch, CommitError, Position, Reservation, StoreError};
+use ruma::UserId;
+
+use crate::{
+    cache::AuthEdges,
+    error::RoomError,
+    reader::Reader,
+    rooms::Rooms,
+    tables::{EVENT_IDS, EventRow, LATTICE, NODES, SNAPS, Snap},
+    tree::{self, Put},
+    types::{
+        EVENT_NUMBERS, EventHash, EventNum, NODE_NUMBERS, NodeNum, ROOM_NUMBERS, RoomNum, SERVER_NUMBERS, SNAP_NUMBERS,
+        STATE_KEY_NUMBERS, ServerNum, SnapNum, StateKeyNum, USER_NUMBERS, UserNum, state_key_name,
+    },
+};
+
+/// A writer's snapshot and batch. It lives under the lane of its room.
+pub(crate) struct Work<'a> {
+    pub rooms: &'a Rooms,
+    pub reader: Reader,
+    pub batch: Batch,
+    pub rules: &'static RoomRules,
+    /// The state of which the `LATTICE` row is, and its room: where lattices of other states are computed from.
+    anchor: Option<(RoomNum, SnapNum)>,
+    lattices: Vec<(SnapNum, Arc<Lattice>)>,
+    /// Resolutions whose outcome is in this batch or was there before.
+    pub resolved: Vec<(Vec<SnapNum>, SnapNum)>,
+}
+
+impl<'a> Work<'a> {
+    pub fn new(rooms: &'a Rooms, reader: Reader, rules: &'static RoomRules, anchor: Option<(RoomNum, SnapNum)>) -> Self {
+        Self { rooms, reader, batch: Batch::new(), rules, anchor, lattices: Vec::new(), resolved: Vec::new() }
+    }
+
+    /// A position of the log. It is given up if the batch is not applied.
+    pub fn position(&mut self) -> Position {
+        let reservation: Reservation = self.rooms.store.reserve(1);
+        let position = reservation.first();
+        self.batch.attach(reservation);
+        position
+    }
+
+    pub async fn room(&mut self, room: &ruma::RoomId) -> Result<RoomNum, StoreError> {
+        let name = room.as_str().as_bytes();
+        self.rooms.store.numbers().assign(&ROOM_NUMBERS, name, &mut self.batch).await.map(RoomNum)
+    }
+
+    pub async fn user(&mut self, user: &UserId) -> Result<UserNum, StoreError> {
+        let name = user.as_str().as_bytes();
+        self.rooms.store.numbers().assign(&USER_NUMBERS, name, &mut self.batch).await.map(UserNum)
+    }
+
+    pub async fn server(&mut self, server: &str) -> Result<ServerNum, StoreError> {
+        self.rooms.store.numbers().assign(&SERVER_NUMBERS, server.as_bytes(), &mut self.batch).await.map(ServerNum)
+    }
+
+    pub async fn state_key(&mut self, kind: &str, key: &str) -> Result<StateKeyNum, StoreError> {
+        let name = state_key_name(kind, key);
+        if let Some(num) = self.reader.fresh.state_key_nums.get(&name) {
+            return Ok(*num);
+        }
+        let num = self.rooms.store.numbers().assign(&STATE_KEY_NUMBERS, &name, &mut self.batch).await?;
+        let num = StateKeyNum(num);
+        self.reader.fresh.state_key_nums.insert(name, num);
+        self.reader.fresh.state_keys.insert(num, (kind.to_owned(), key.to_owned()));
+        Ok(num)
+    }
+
+    /// The number of an event; a new one if we never had it.
+    pub async fn event(&mut self, hash: EventHash) -> Result<EventNum, StoreError> {
+        if let Some(num) = self.reader.event_num_of(hash).await? {
+            return Ok(num);
+        }
+        Ok(self.new_event(hash))
+    }
+
+    /// A number for an event that we certainly don't have: one that we have just made.
+    pub fn new_event(&mut self, hash: EventHash) -> EventNum {
+        let num = EventNum(self.rooms.store.numbers().next(&EVENT_NUMBERS));
+        self.reader.fresh.ids.insert(hash, num);
+        self.batch.put(&EVENT_IDS, &hash, &num);
+        num
+    }
+
+    /// From here on this event reads as if it were written.
+    pub fn remember(&mut self, num: EventNum, row: EventRow, pdu: Pdu) {
+        let edges = AuthEdges { generation: row.generation, auth: row.auth.clone() };
+        self.reader.caches.edges.insert(num, Arc::new(edges));
+        self.reader.fresh.events.insert(num, (row, pdu));
+    }
+
+    /// A state with some keys changed: `base` itself if they already are so.
+    pub async fn update_state(&mut self, base: SnapNum, puts: Vec<Put>) -> Result<SnapNum, StoreError> {
+        let old = self.reader.snap(base).await?;
+        let numbers = self.rooms.store.numbers();
+        let next = || NodeNum(numbers.next(&NODE_NUMBERS));
+        let updated = tree::update(&self.reader, old.root, puts, &next).await?;
+        if updated.root == old.root {
+            return Ok(base);
+        }
+        for (num, node) in updated.nodes {
+            self.batch.put(&NODES, &num, &node);
+            self.reader.caches.keep_node(num, node.clone());
+            self.reader.fresh.nodes.insert(num, node);
+        }
+        let mut lattice = Lattice::clone(&*self.lattice(base).await?);
+        self.add_diff(&mut lattice, old.root, updated.root).await?;
+        let num = SnapNum(numbers.next(&SNAP_NUMBERS));
+        let count = old.count.saturating_add_signed(updated.grown);
+        let snap = Snap { root: updated.root, count, digest: lattice.digest().0 };
+        self.batch.put(&SNAPS, &num, &snap);
+        self.reader.fresh.snaps.insert(num, snap);
+        self.lattices.push((num, Arc::new(lattice)));
+        Ok(num)
+    }
+
+    /// The accumulator behind a state's digest: kept, or computed from the nearest one that is.
+    pub async fn lattice(&self, snap: SnapNum) -> Result<Arc<Lattice>, StoreError> {
+        if snap == SnapNum::EMPTY {
+            return Ok(Arc::new(Lattice::empty()));
+        }
+        if let Some((_, lattice)) = self.lattices.iter().find(|(num, _)| *num == snap) {
+            return Ok(lattice.clone());
+        }
+        if let Some(lattice) = self.reader.caches.lattices.get(&snap) {
+            return Ok(lattice);
+        }
+        let (mut lattice, from) = match self.anchor {
+            Some((room, anchor)) => (self.anchored(room).await?, anchor),
+            None => (Lattice::empty(), SnapNum::EMPTY),
+        };
+        let (from, to) = (self.reader.snap(from).await?.root, self.reader.snap(snap).await?.root);
+        self.add_diff(&mut lattice, from, to).await?;
+        Ok(Arc::new(lattice))
+    }
+
+    async fn anchored(&self, room: RoomNum) -> Result<Lattice, StoreError> {
+        let row = self.reader.snapshot.get(&LATTICE, &room).await?;
+        row.and_then(|bytes| Lattice::from_bytes(&bytes))
+            .ok_or_else(|| crate::reader::missing_row("lattices", format!("the room {} has none", room.0)))
+    }
+
+    async fn add_diff(&self, lattice: &mut Lattice, from: NodeNum, to: NodeNum) -> Result<(), StoreError> {
+        for change in tree::diff(&self.reader, from, to).await? {
+            let (kind, key) = self.reader.state_key(change.key).await?;
+            if let Some(event) = change.before {
+                lattice.remove(&kind, &key, self.reader.event_id(event).await?.as_str());
+            }
+            if let Some(event) = change.after {
+                lattice.add(&kind, &key, self.reader.event_id(event).await?.as_str());
+            }
+        }
+        Ok(())
+    }
+
+    /// What these states are known to resolve to.
+    pub fn known_resolution(&self, states: &Vec<SnapNum>) -> Option<SnapNum> {
+        let own = self.resolved.iter().find(|(known, _)| known == states).map(|(_, outcome)| *outcome);
+        own.or_else(|| self.reader.caches.resolved.get(states))
+    }
+
+    /// Applies the batch. What it taught is then remembered for all.
+    pub async fn commit(self) -> Result<Applied, CommitError> {
+        let applied = self.rooms.store.commit(self.batch).await?;
+        let caches = &self.reader.caches;
+        for (num, snap) in self.reader.fresh.snaps {
+            caches.snaps.insert(num, snap);
+        }
+        for (num, lattice) in self.lattices {
+            caches.lattices.insert(num, lattice);
+        }
+        for (states, outcome) in self.resolved {
+            caches.resolved.insert(states, outcome);
+        }
+        for (num, (row, pdu)) in self.reader.fresh.events {
+            if row.state_key.is_some() {
+                caches.keep_pdu(num, pdu);
+            }
+        }
+        Ok(applied)
+    }
+
+    /// Whether the batch is large enough to be written before more is added, where that is allowed.
+    pub fn is_large(&self) -> bool {
+        self.batch.bytes() > Batch::MAX_BYTES / 16
+    }
+}
+
+/// An event id in the compact form that all ids of supported room versions have.
+pub(crate) fn hash_of(pdu: &Pdu) -> Result<EventHash, RoomError> {
+    EventHash::of(pdu.event_id())
+        .ok_or_else(|| RoomError::bad("M_BAD_JSON", format!("{} is not a reference hash", pdu.event_id())))
+}
