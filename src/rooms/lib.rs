@@ -9,10 +9,12 @@ mod cache;
 mod delta;
 mod error;
 mod events;
+mod found;
 mod lane;
 mod line;
 mod plan;
 mod reader;
+mod receive;
 mod relations;
 mod resolve;
 mod rooms;
@@ -26,3 +28,6 @@ pub use error::RoomError;
 pub use events::{NewEvent, Received, TxnKey};
 pub use rooms::{Rooms, RoomsConfig};
 pub use types::*;
+
+#[cfg(test)]
+mod tests;

@@ -201,17 +201,16 @@ impl Forks {
         Ok(base)
     }
 
-    /// What turns the first state into the resolved one.
+    /// What turns the first state into the resolved one. In rare cases a key comes back that none of the states has: see
+    /// `resuni_dag::resolve`.
     async fn puts(&self, reader: &Reader, resolved: BTreeMap<StateKey, OwnedEventId>) -> Result<Vec<Put>, RoomError> {
-        let mut puts = Vec::with_capacity(self.keys.len());
-        for key in self.keys.keys() {
-            let event = match resolved.get(&reader.state_key(*key).await?) {
-                Some(id) => reader.event_num(id).await?,
-                None => None,
-            };
-            puts.push((*key, event));
+        let mut puts: BTreeMap<StateKeyNum, Option<EventNum>> = self.keys.keys().map(|key| (*key, None)).collect();
+        for ((kind, key), id) in resolved {
+            let (key, event) = (reader.state_key_num(&kind, &key).await?, reader.event_num(&id).await?);
+            let unknown = || RoomError::Inconsistent(format!("state resolution chose {id}, which is not kept"));
+            puts.insert(key.ok_or_else(unknown)?, Some(event.ok_or_else(unknown)?));
         }
-        Ok(puts)
+        Ok(puts.into_iter().collect())
     }
 
     /// The state among these that the resolved one is equal to.

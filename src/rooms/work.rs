@@ -1,6 +1,6 @@
 //! A batch in the making: what a writer has decided so far, readable as if it were written.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use resuni_dag::{Lattice, Pdu, RoomRules};
 use resuni_store::{Applied, Batch, CommitError, Position, Reservation, StoreError};
@@ -117,6 +117,14 @@ impl<'a> Work<'a> {
         self.reader.fresh.snaps.insert(num, snap);
         self.lattices.push((num, Arc::new(lattice)));
         Ok(num)
+    }
+
+    /// The state with these entries and no others, sharing what it can with `near`.
+    pub async fn state_of(&mut self, near: SnapNum, entries: Vec<(StateKeyNum, EventNum)>) -> Result<SnapNum, StoreError> {
+        let mut puts: HashMap<StateKeyNum, Option<EventNum>> =
+            self.reader.state_entries(near).await?.into_iter().map(|(key, _)| (key, None)).collect();
+        puts.extend(entries.into_iter().map(|(key, event)| (key, Some(event))));
+        self.update_state(near, puts.into_iter().collect()).await
     }
 
     /// The accumulator behind a state's digest: kept, or computed from the nearest one that is.

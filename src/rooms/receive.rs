@@ -1,0 +1,255 @@
+//! Events of other servers. Format, signatures and hashes were checked before they get here.
+
+use std::collections::HashSet;
+
+use resuni_dag::{Pdu, create_event_id};
+use resuni_store::StoreError;
+use ruma::{OwnedEventId, OwnedRoomId, RoomId};
+
+use crate::{
+    build,
+    delta::{self, Judged},
+    error::RoomError,
+    events::Received,
+    line::Line,
+    plan::{AuthState, Case, Verdict, judge},
+    resolve,
+    rooms::Rooms,
+    tables::Place,
+    types::{EventNum, SnapNum},
+    work::{Work, hash_of},
+};
+
+/// How far the way from an event to the extremities it follows may lead over soft-failed and rejected events.
+const DETOUR: usize = 100;
+
+impl Rooms {
+    /// An event of another server: the checks on receipt from the auth events on, and what follows from them.
+    pub async fn receive(&self, room: &RoomId, pdu: Pdu) -> Result<Received, RoomError> {
+        self.receive_with(room, pdu, None).await
+    }
+
+    /// The same for an event some of whose `prev_events` can't be had: `state` is the state before it, as another server
+    /// gives it. All of it must be known, as outliers at least.
+    pub async fn receive_at_gap(
+        &self,
+        room: &RoomId,
+        pdu: Pdu,
+        state: Vec<OwnedEventId>,
+    ) -> Result<Received, RoomError> {
+        self.receive_with(room, pdu, Some(state)).await
+    }
+
+    async fn receive_with(
+        &self,
+        room: &RoomId,
+        pdu: Pdu,
+        state: Option<Vec<OwnedEventId>>,
+    ) -> Result<Received, RoomError> {
+        if pdu.room_id() != room {
+            return Err(RoomError::bad("M_INVALID_PARAM", format!("the event {} is of another room", pdu.event_id())));
+        }
+        let room: OwnedRoomId = room.to_owned();
+        let mut lane = self.lanes.enter(&room).await;
+        let Some(mut line) = Line::open(self, &mut lane, &room).await? else { return Ok(Received::Known) };
+        // A room that none of our users is in any more goes on without us.
+        if line.live.head.is_none() || !delta::has_local_members(&line.work, line.live.num).await? {
+            lane.leave(line.live);
+            return Ok(Received::Known);
+        }
+        let received = line.receive(pdu, state).await?;
+        match received {
+            Received::Missing { .. } => lane.leave(line.live),
+            Received::Known => {
+                lane.leave(line.live);
+                self.settle().await?;
+            }
+            _ => line.finish(lane).await?.durable().await?,
+        }
+        Ok(received)
+    }
+}
+
+/// What an event refers to, by number.
+#[derive(Default)]
+struct Refs {
+    prev: Vec<EventNum>,
+    auth: Vec<EventNum>,
+    missing_prev: Vec<OwnedEventId>,
+    missing_auth: Vec<OwnedEventId>,
+}
+
+impl Refs {
+    async fn of(work: &Work<'_>, pdu: &Pdu) -> Result<Self, StoreError> {
+        let mut refs = Self::default();
+        for id in pdu.prev_events() {
+            match work.reader.event_num(id).await? {
+                // Of an outlier no state is known, so nothing can follow it yet.
+                Some(num) if work.reader.event_row(num).await?.place != Place::Outlier => refs.prev.push(num),
+                _ => refs.missing_prev.push(id.clone()),
+            }
+        }
+        (refs.auth, refs.missing_auth) = auth_of(work, pdu).await?;
+        Ok(refs)
+    }
+}
+
+/// The auth events that we have, and the ids of those that we don't.
+pub(crate) async fn auth_of(work: &Work<'_>, pdu: &Pdu) -> Result<(Vec<EventNum>, Vec<OwnedEventId>), StoreError> {
+    let (mut known, mut missing) = (Vec::new(), Vec::new());
+    for id in pdu.auth_events() {
+        match work.reader.event_num(id).await? {
+            Some(num) => known.push(num),
+            None => missing.push(id.clone()),
+        }
+    }
+    Ok((known, missing))
+}
+
+/// The auth events themselves, and the create event, which no event names in room version 12.
+pub(crate) async fn auth_pdus(work: &Work<'_>, pdu: &Pdu, auth: &[EventNum]) -> Result<Vec<Pdu>, StoreError> {
+    let mut pdus = Vec::with_capacity(auth.len() + 1);
+    for num in auth {
+        pdus.push(work.reader.judged(*num).await?);
+    }
+    if let Some(create) = create_event_id(pdu.room_id())
+        && let Some(num) = work.reader.event_num(&create).await?
+        && !auth.contains(&num)
+    {
+        pdus.push(work.reader.judged(num).await?);
+    }
+    Ok(pdus)
+}
+
+impl Line<'_> {
+    async fn receive(&mut self, pdu: Pdu, state: Option<Vec<OwnedEventId>>) -> Result<Received, RoomError> {
+        let hash = hash_of(&pdu)?;
+        if let Some(num) = self.work.reader.event_num_of(hash).await?
+            && self.work.reader.event_row(num).await?.place != Place::Outlier
+        {
+            return Ok(Received::Known);
+        }
+        let refs = Refs::of(&self.work, &pdu).await?;
+        let gap = !refs.missing_prev.is_empty();
+        if !refs.missing_auth.is_empty() || (gap && state.is_none()) {
+            return Ok(Received::Missing { prev: refs.missing_prev, auth: refs.missing_auth });
+        }
+        let before = match state.filter(|_| gap) {
+            Some(state) => match self.given_state(state).await? {
+                Ok(given) => self.state_before(&refs.prev, Some(given)).await?,
+                Err(missing) => return Ok(Received::Missing { prev: refs.missing_prev, auth: missing }),
+            },
+            None => self.state_before(&refs.prev, None).await?,
+        };
+        let verdict = self.judge(&pdu, &refs.auth, before).await?;
+        self.keep(pdu, refs, before, verdict).await
+    }
+
+    /// The state that is made of these events; or those of them that we don't have. Rejected ones are left out.
+    pub async fn given_state(&mut self, ids: Vec<OwnedEventId>) -> Result<Result<SnapNum, Vec<OwnedEventId>>, RoomError> {
+        let (mut entries, mut missing) = (Vec::with_capacity(ids.len()), Vec::new());
+        for id in ids {
+            let Some(num) = self.work.reader.event_num(&id).await? else {
+                missing.push(id);
+                continue;
+            };
+            let row = self.work.reader.event_row(num).await?;
+            if let (Some(key), true) = (row.state_key, row.room == self.live.num && row.place != Place::Rejected) {
+                entries.push((key, num));
+            }
+        }
+        if !missing.is_empty() {
+            return Ok(Err(missing));
+        }
+        let near = self.live.head.as_ref().map_or(SnapNum::EMPTY, |head| head.snap);
+        Ok(Ok(self.work.state_of(near, entries).await?))
+    }
+
+    /// The state before an event: that after all it follows, resolved.
+    pub async fn state_before(&mut self, prev: &[EventNum], given: Option<SnapNum>) -> Result<SnapNum, RoomError> {
+        let head = self.live.head.as_ref();
+        if let (None, Some(head)) = (given, head)
+            && prev.len() == head.extremities.len()
+            && head.extremities.iter().all(|tip| prev.contains(tip))
+        {
+            return Ok(head.snap);
+        }
+        let mut snaps: Vec<SnapNum> = given.into_iter().collect();
+        for event in prev {
+            snaps.push(self.work.reader.event_row(*event).await?.snap_after);
+        }
+        resolve::resolve_states(&mut self.work, &self.live, snaps).await
+    }
+
+    async fn judge(&mut self, pdu: &Pdu, auth: &[EventNum], before: SnapNum) -> Result<Verdict, RoomError> {
+        let reader = &self.work.reader;
+        let current = match &self.live.head {
+            Some(head) if head.snap != before => Some(AuthState::read(reader, head.snap, pdu, self.work.rules).await?),
+            _ => None,
+        };
+        Ok(judge(&Case {
+            pdu,
+            rules: self.work.rules,
+            auth: &auth_pdus(&self.work, pdu, auth).await?,
+            before: &AuthState::read(reader, before, pdu, self.work.rules).await?,
+            current: current.as_ref(),
+        }))
+    }
+
+    async fn keep(&mut self, pdu: Pdu, refs: Refs, before: SnapNum, verdict: Verdict) -> Result<Received, RoomError> {
+        let num = self.work.event(hash_of(&pdu)?).await?;
+        let rejected = matches!(verdict, Verdict::Reject(_));
+        let after = if rejected { before } else { self.state_with(before, num, &pdu).await? };
+        let generation = build::generation(&self.work, &refs.auth).await?;
+        let mut event = Judged {
+            num,
+            pdu,
+            place: Place::Outlier,
+            reason: None,
+            before,
+            after,
+            auth: refs.auth,
+            generation,
+            new: false,
+            txn: None,
+            now: self.work.rooms.clock.now_ms(),
+        };
+        let (place, reason) = match verdict {
+            Verdict::Accept => {
+                let follows = self.followed(refs.prev).await?;
+                let position = self.extend(event, &follows, 0).await?;
+                return Ok(Received::Accepted { position });
+            }
+            Verdict::SoftFail(reason) => (Place::SoftFailed, reason),
+            Verdict::Reject(reason) => (Place::Rejected, reason),
+        };
+        tracing::info!(room = %self.live.room_id, event = %event.pdu.event_id(), ?place, reason, "an event was refused");
+        (event.place, event.reason) = (place, Some(reason.clone()));
+        delta::put_event(&mut self.work, self.live.num, event).await?;
+        Ok(match place {
+            Place::SoftFailed => Received::SoftFailed,
+            _ => Received::Rejected { reason },
+        })
+    }
+
+    /// The extremities that an event with these `prev_events` takes the place of: also those that it follows over events
+    /// that were refused, which are no extremities themselves.
+    async fn followed(&self, prev: Vec<EventNum>) -> Result<HashSet<EventNum>, StoreError> {
+        let mut found = HashSet::new();
+        let mut todo = prev;
+        let mut detours = 0;
+        while let Some(num) = todo.pop() {
+            if !found.insert(num) || self.live.tips.iter().any(|tip| tip.event == num) || detours > DETOUR {
+                continue;
+            }
+            let row = self.work.reader.event_row(num).await?;
+            if matches!(row.place, Place::SoftFailed | Place::Rejected) {
+                detours += 1;
+                for id in self.work.reader.pdu_of(num, &row).await?.prev_events() {
+                    todo.extend(self.work.reader.event_num(id).await?);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
