@@ -30,7 +30,7 @@ pub(crate) async fn end_of(work: &mut Work<'_>, live: &Live) -> Result<Spot, Roo
     if prev.len() > limits::PREV_EVENTS {
         prev.sort_by_key(|tip| std::cmp::Reverse((tip.depth, tip.event)));
         prev.truncate(limits::PREV_EVENTS);
-        before = resolve::state_after(work, live, prev.iter().map(|tip| tip.event)).await?;
+        before = resolve::state_after(work, live, prev.iter().map(|tip| tip.event).collect()).await?;
     }
     let deepest = prev.iter().map(|tip| tip.depth).max().unwrap_or(0);
     Ok(Spot { prev, depth: deepest.saturating_add(1).min(limits::MAX_INTEGER), before })

@@ -115,7 +115,7 @@ impl<'a> Line<'a> {
         delta::put_event(&mut self.work, self.live.num, Judged { place, ..event }).await?;
         let snap = match tips.len() {
             1 => after,
-            _ => resolve::state_after(&mut self.work, &self.live, tips.iter().map(|tip| tip.event)).await?,
+            _ => resolve::state_after(&mut self.work, &self.live, tips.iter().map(|tip| tip.event).collect()).await?,
         };
         let old = self.live.head.take();
         let mut bits = more;

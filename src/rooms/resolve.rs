@@ -30,9 +30,9 @@ use crate::{
 pub(crate) async fn state_after(
     work: &mut Work<'_>,
     live: &Live,
-    events: impl IntoIterator<Item = EventNum>,
+    events: Vec<EventNum>,
 ) -> Result<SnapNum, RoomError> {
-    let mut snaps = Vec::new();
+    let mut snaps = Vec::with_capacity(events.len());
     for event in events {
         snaps.push(work.reader.event_row(event).await?.snap_after);
     }
