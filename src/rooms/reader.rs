@@ -33,6 +33,7 @@ pub(crate) struct Reader {
 #[derive(Clone, Default)]
 pub(crate) struct Fresh {
     pub ids: HashMap<EventHash, EventNum>,
+    pub hashes: HashMap<EventNum, EventHash>,
     pub events: HashMap<EventNum, (EventRow, Pdu)>,
     pub nodes: HashMap<NodeNum, Arc<Node>>,
     pub snaps: HashMap<SnapNum, Snap>,
@@ -111,6 +112,9 @@ impl Reader {
 
     /// Its id.
     pub async fn event_id(&self, num: EventNum) -> Result<OwnedEventId, StoreError> {
+        if let Some(hash) = self.fresh.hashes.get(&num) {
+            return Ok(hash.to_id());
+        }
         if let Some(pdu) = self.caches.pdu(num) {
             return Ok(pdu.event_id().to_owned());
         }

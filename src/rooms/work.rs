@@ -83,6 +83,7 @@ impl<'a> Work<'a> {
     pub fn new_event(&mut self, hash: EventHash) -> EventNum {
         let num = EventNum(self.rooms.store.numbers().next(&EVENT_NUMBERS));
         self.reader.fresh.ids.insert(hash, num);
+        self.reader.fresh.hashes.insert(num, hash);
         self.batch.put(&EVENT_IDS, &hash, &num);
         num
     }
