@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use crate::{
-    Direction, Key, Position, ScanRange, StoreError, Table, TableInfo, Value, engine::RawSnapshot,
-    key::decode_whole, table::RowRange,
+    Corrupt, Direction, Key, Position, ScanRange, StoreError, Table, TableInfo, Value,
+    engine::RawSnapshot, key::decode_whole,
 };
 
 /// Everything as it was at one moment. Cheap to clone; hold it for a request, not for a day, since
@@ -35,19 +35,8 @@ impl Snapshot {
         table: &Table<K, V>,
         key: &K,
     ) -> Result<Option<V>, StoreError> {
-        self.get_now(table, key)
-    }
-
-    fn get_now<K: Key, V: Value>(
-        &self,
-        table: &Table<K, V>,
-        key: &K,
-    ) -> Result<Option<V>, StoreError> {
         let value = self.raw.get(&table.row_key(key), V::decode)?;
-        value.transpose().map_err(|source| StoreError::Corrupt {
-            table: table.name(),
-            source,
-        })
+        value.transpose().map_err(|source| corrupt(table, source))
     }
 
     /// Whether a row exists.
@@ -71,7 +60,12 @@ impl Snapshot {
         table: &Table<K, V>,
         keys: &[K],
     ) -> Result<Vec<Option<V>>, StoreError> {
-        keys.iter().map(|key| self.get_now(table, key)).collect()
+        let keys: Vec<Vec<u8>> = keys.iter().map(|key| table.row_key(key)).collect();
+        let values = self.raw.get_many(&keys, V::decode)?;
+        let value = |value: Option<Result<V, Corrupt>>| {
+            value.transpose().map_err(|source| corrupt(table, source))
+        };
+        values.into_iter().map(value).collect()
     }
 
     /// At most `limit` rows of a range, in the order of `direction`. The next page of a forward scan
@@ -91,38 +85,31 @@ impl Snapshot {
             return Ok(Vec::new());
         };
         let mut rows = Vec::new();
-        let mut corrupt = None;
+        let mut bad = None;
         self.raw.scan(&range, direction, &mut |key, value| {
             let key = decode_whole(key.get(2..).unwrap_or_default());
             match key.and_then(|key| Ok((key, V::decode(value)?))) {
                 Ok(row) => rows.push(row),
-                Err(source) => corrupt = Some(source),
+                Err(source) => bad = Some(source),
             }
-            if corrupt.is_some() || rows.len() == limit {
+            if bad.is_some() || rows.len() == limit {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
         })?;
-        match corrupt {
+        match bad {
             None => Ok(rows),
-            Some(source) => Err(StoreError::Corrupt {
-                table: table.name(),
-                source,
-            }),
+            Some(source) => Err(corrupt(table, source)),
         }
     }
 
     pub(crate) fn is_empty(&self) -> Result<bool, StoreError> {
         let mut empty = true;
-        self.raw.scan(
-            &RowRange::tables(0..=u16::MAX),
-            Direction::Forward,
-            &mut |_, _| {
-                empty = false;
-                ControlFlow::Break(())
-            },
-        )?;
+        self.raw.scan_all(&mut |_, _| {
+            empty = false;
+            ControlFlow::Break(())
+        })?;
         Ok(empty)
     }
 
@@ -142,51 +129,54 @@ impl Snapshot {
         let known: std::collections::HashMap<u16, &TableInfo> =
             own.chain(tables).map(|table| (table.id, table)).collect();
         let mut counts: Vec<TableCount> = Vec::new();
-        self.raw.scan(
-            &RowRange::tables(0..=u16::MAX),
-            Direction::Forward,
-            &mut |row, value| {
-                let Some((&[high, low], key)) = row.split_first_chunk() else {
-                    found(BadRow {
-                        table: 0,
-                        name: None,
-                        key: row,
-                        problem: "the key has no table".into(),
-                    });
-                    return ControlFlow::Continue(());
-                };
-                let id = u16::from_be_bytes([high, low]);
-                let table = known.get(&id);
-                if counts.last().is_none_or(|last| last.table != id) {
-                    counts.push(TableCount {
-                        table: id,
-                        name: table.map(|table| table.name),
-                        rows: 0,
-                        bytes: 0,
-                    });
-                }
-                if let Some(count) = counts.last_mut() {
-                    count.rows += 1;
-                    count.bytes += (row.len() + value.len()) as u64;
-                }
-                let problem = match table {
-                    None => Some("no such table is known".to_owned()),
-                    Some(table) => (table.check)(key, value)
-                        .err()
-                        .map(|corrupt| corrupt.to_string()),
-                };
-                if let Some(problem) = problem {
-                    found(BadRow {
-                        table: id,
-                        name: table.map(|table| table.name),
-                        key,
-                        problem,
-                    });
-                }
-                ControlFlow::Continue(())
-            },
-        )?;
+        self.raw.scan_all(&mut |row, value| {
+            let Some((&[high, low], key)) = row.split_first_chunk() else {
+                found(BadRow {
+                    table: 0,
+                    name: None,
+                    key: row,
+                    problem: "the key has no table".into(),
+                });
+                return ControlFlow::Continue(());
+            };
+            let id = u16::from_be_bytes([high, low]);
+            let table = known.get(&id);
+            if counts.last().is_none_or(|last| last.table != id) {
+                counts.push(TableCount {
+                    table: id,
+                    name: table.map(|table| table.name),
+                    rows: 0,
+                    bytes: 0,
+                });
+            }
+            if let Some(count) = counts.last_mut() {
+                count.rows += 1;
+                count.bytes += (row.len() + value.len()) as u64;
+            }
+            let problem = match table {
+                None => Some("no such table is known".to_owned()),
+                Some(table) => (table.check)(key, value)
+                    .err()
+                    .map(|corrupt| corrupt.to_string()),
+            };
+            if let Some(problem) = problem {
+                found(BadRow {
+                    table: id,
+                    name: table.map(|table| table.name),
+                    key,
+                    problem,
+                });
+            }
+            ControlFlow::Continue(())
+        })?;
         Ok(counts)
+    }
+}
+
+fn corrupt<K: Key, V: Value>(table: &Table<K, V>, source: Corrupt) -> StoreError {
+    StoreError::Corrupt {
+        table: table.name(),
+        source,
     }
 }
 

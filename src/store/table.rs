@@ -1,6 +1,6 @@
 //! Tables and ranges of their keys.
 
-use std::{marker::PhantomData, ops::RangeInclusive};
+use std::marker::PhantomData;
 
 use crate::{Corrupt, Key, Value, key::decode_whole};
 
@@ -184,16 +184,6 @@ pub(crate) struct RowRange {
     pub start: Vec<u8>,
     /// Exclusive; none: to the end of everything.
     pub end: Option<Vec<u8>>,
-}
-
-impl RowRange {
-    /// The rows of all tables whose numbers are in `ids`.
-    pub fn tables(ids: RangeInclusive<u16>) -> Self {
-        Self {
-            start: ids.start().to_be_bytes().to_vec(),
-            end: successor(&ids.end().to_be_bytes()),
-        }
-    }
 }
 
 /// The smallest byte string greater than all that begin with `prefix`.

@@ -5,6 +5,7 @@
 //! column family leaves this folder.
 
 mod memory;
+mod rocks;
 
 use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
@@ -53,27 +54,27 @@ pub(crate) type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 pub(crate) enum Engine {
     Memory(memory::Memory),
+    Rocks(rocks::Rocks),
 }
 
 /// Writes in the form that the engine takes them: made before the write lock is taken.
 pub(crate) enum Prepared {
     Memory(Vec<Write>),
+    Rocks(rocksdb::WriteBatch),
 }
 
 impl Engine {
     pub fn open(config: EngineConfig) -> Result<Self, OpenError> {
         match config {
             EngineConfig::Memory => Ok(Self::Memory(memory::Memory::default())),
-            EngineConfig::Rocks(config) => Err(OpenError::Engine {
-                path: config.path,
-                reason: "RocksDB is not built in yet".into(),
-            }),
+            EngineConfig::Rocks(config) => rocks::Rocks::open(&config).map(Self::Rocks),
         }
     }
 
     pub fn prepare(&self, writes: Vec<Write>) -> Result<Prepared, StoreError> {
         match self {
             Self::Memory(_) => Ok(Prepared::Memory(writes)),
+            Self::Rocks(engine) => engine.prepare(writes).map(Prepared::Rocks),
         }
     }
 
@@ -81,6 +82,10 @@ impl Engine {
     pub fn write(&self, writes: Prepared) -> Result<(), StoreError> {
         match (self, writes) {
             (Self::Memory(engine), Prepared::Memory(writes)) => engine.write(writes),
+            (Self::Rocks(engine), Prepared::Rocks(writes)) => engine.write(writes),
+            _ => Err(StoreError::Engine(
+                "the batch was made for another engine".into(),
+            )),
         }
     }
 
@@ -88,6 +93,7 @@ impl Engine {
     pub fn sync(&self) -> Result<(), StoreError> {
         match self {
             Self::Memory(engine) => engine.sync(),
+            Self::Rocks(engine) => engine.sync(),
         }
     }
 
@@ -99,12 +105,14 @@ impl Engine {
     ) -> Result<Option<T>, StoreError> {
         match self {
             Self::Memory(engine) => Ok(engine.get(key).map(|value| read(&value))),
+            Self::Rocks(engine) => engine.get(key, read),
         }
     }
 
     pub fn snapshot(&self) -> RawSnapshot {
         match self {
             Self::Memory(engine) => RawSnapshot::Memory(Arc::new(engine.snapshot())),
+            Self::Rocks(engine) => RawSnapshot::Rocks(Arc::new(engine.snapshot())),
         }
     }
 }
@@ -113,6 +121,7 @@ impl Engine {
 #[derive(Clone)]
 pub(crate) enum RawSnapshot {
     Memory(Arc<memory::MemorySnapshot>),
+    Rocks(Arc<rocks::RocksSnapshot>),
 }
 
 impl RawSnapshot {
@@ -123,9 +132,26 @@ impl RawSnapshot {
     ) -> Result<Option<T>, StoreError> {
         match self {
             Self::Memory(snapshot) => Ok(snapshot.get(key).map(|value| read(&value))),
+            Self::Rocks(snapshot) => snapshot.get(key, read),
         }
     }
 
+    /// Many rows of one table.
+    pub fn get_many<T>(
+        &self,
+        keys: &[Vec<u8>],
+        mut read: impl FnMut(&[u8]) -> T,
+    ) -> Result<Vec<Option<T>>, StoreError> {
+        match self {
+            Self::Memory(snapshot) => Ok(keys
+                .iter()
+                .map(|key| snapshot.get(key).map(|value| read(&value)))
+                .collect()),
+            Self::Rocks(snapshot) => snapshot.get_many(keys, read),
+        }
+    }
+
+    /// The rows of a range within one table.
     pub fn scan(
         &self,
         range: &RowRange,
@@ -137,6 +163,25 @@ impl RawSnapshot {
                 snapshot.scan(range, direction, visit);
                 Ok(())
             }
+            Self::Rocks(snapshot) => snapshot.scan(range, direction, visit),
+        }
+    }
+
+    /// Every row there is; those of one table together and in order.
+    pub fn scan_all(&self, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
+        match self {
+            Self::Memory(snapshot) => {
+                snapshot.scan(
+                    &RowRange {
+                        start: Vec::new(),
+                        end: None,
+                    },
+                    Direction::Forward,
+                    visit,
+                );
+                Ok(())
+            }
+            Self::Rocks(snapshot) => snapshot.scan_all(visit),
         }
     }
 }

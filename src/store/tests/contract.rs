@@ -1,36 +1,89 @@
-//! What every engine owes the store: the same suite for each.
+//! What every engine owes the store: one suite, run against each of them.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
 
-use resuni_store::{Batch, CommitError, Direction, EngineConfig, Namespace, ScanRange, Store, Table, Topic};
+mod suite;
 
-static ROWS: Table<(u64, String), u64> = Table::new(0xF001, "rows");
-static USERS: Namespace = Namespace::new(1, "users");
+use resuni_store::{EngineConfig, RocksConfig};
 
-#[tokio::test]
-async fn smoke() {
-    let store = Store::open(EngineConfig::Memory).await.unwrap();
-    let mut batch = Batch::new();
-    let reservation = store.reserve(2);
-    batch.log(reservation.get(1), Topic(0xF001), 7, b"hello".to_vec());
-    batch.put(&ROWS, &(1, "a".into()), &1);
-    batch.put(&ROWS, &(1, "b".into()), &2);
-    batch.put(&ROWS, &(2, "c".into()), &3);
-    let number = store.numbers().assign(&USERS, b"@alice", &mut batch).await.unwrap();
-    batch.attach(reservation);
-    let before = store.snapshot();
-    store.commit_durable(batch).await.unwrap();
-    assert_eq!(before.get(&ROWS, &(1, "a".into())).await.unwrap(), None);
-    let now = store.snapshot();
-    assert_eq!(now.position(), store.log().watermark());
-    let rows = now.scan(&ROWS, ScanRange::prefix(&1u64), Direction::Backward, 9).await.unwrap();
-    assert_eq!(rows, [((1, "b".into()), 2), ((1, "a".into()), 1)]);
-    assert_eq!(store.numbers().find(&USERS, b"@alice").await.unwrap(), Some(number));
-    let mut follower = store.follower("test").await.unwrap();
-    let entries = follower.next(10).await.unwrap();
-    assert_eq!(entries.len(), 1);
-    let mut batch = Batch::new();
-    batch.guard_absent(&ROWS, &(1, "a".into()));
-    assert!(matches!(store.commit(batch).await, Err(CommitError::Guard { table: "rows" })));
-    store.close().await;
+/// A place for one store, and how it is opened there.
+pub struct Place {
+    directory: Option<tempfile::TempDir>,
 }
+
+impl Place {
+    fn memory() -> Self {
+        Self { directory: None }
+    }
+
+    fn rocks() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            directory: Some(directory),
+        }
+    }
+
+    /// The engine of a store in this place.
+    pub fn engine(&self) -> EngineConfig {
+        match &self.directory {
+            None => EngineConfig::Memory,
+            Some(directory) => EngineConfig::Rocks(RocksConfig::new(directory.path())),
+        }
+    }
+
+    /// Whether what was written is there when the store is opened again.
+    pub fn keeps(&self) -> bool {
+        self.directory.is_some()
+    }
+}
+
+macro_rules! contract {
+    ($($name:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $name() {
+                super::suite::$name(super::Place::memory()).await;
+            })*
+        }
+
+        mod rocks {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $name() {
+                super::suite::$name(super::Place::rocks()).await;
+            })*
+        }
+    };
+}
+
+contract!(
+    rows_are_written_read_and_removed,
+    a_refused_batch_leaves_nothing,
+    guards_see_what_is_applied,
+    of_two_guarded_writers_one_wins,
+    a_snapshot_does_not_change,
+    scans_page_both_ways,
+    ranges_hold_what_they_say,
+    tables_do_not_touch,
+    a_batch_has_a_limit,
+    a_log_entry_needs_its_reservation,
+    given_up_positions_are_passed,
+    the_watermark_waits_for_the_lowest,
+    the_log_is_read_from_memory_and_from_disk,
+    a_snapshot_holds_the_log_up_to_its_position,
+    readers_never_miss_an_entry,
+    followers_go_on_from_their_cursor,
+    a_refused_batch_does_not_move_a_follower,
+    names_have_one_number,
+    writers_agree_on_a_new_name,
+    a_dropped_batch_forgets_its_names,
+    sequences_never_repeat,
+    reopening_goes_on_above,
+    a_closed_store_takes_no_writes,
+    the_doctor_sees_every_row,
+    migrations_run_once_and_forward,
+);
