@@ -1,0 +1,214 @@
+//! Who is asking. The kind of authentication is part of the request's type (ruma's metadata), and
+//! so is what the handler gets to know about the caller.
+
+use std::{future::Future, sync::Arc};
+
+use axum::extract::Query;
+use http::{StatusCode, header, request::Parts};
+use resuni_accounts::{AppService, Session};
+use ruma::api::{
+    auth_scheme::{
+        AccessToken, AccessTokenOptional, AppserviceToken, AppserviceTokenOptional, AuthScheme,
+        NoAccessToken, NoAuthentication, extract_bearer_or_query_token,
+    },
+    error::ErrorCode,
+};
+use serde::Deserialize;
+
+use crate::{AppState, error::ApiError, extract::Policy, limits::Who, peer::ClientAddr};
+
+/// A way to authenticate that this server knows.
+pub trait Authenticate: AuthScheme {
+    /// What is known about the caller afterwards.
+    type Caller: Send;
+
+    /// Whether the body is part of what is authenticated, so that it has to be read before.
+    const COVERS_BODY: bool = false;
+
+    /// A cheap look before the body is read, where it has to be read before authenticating.
+    fn precheck(_parts: &Parts) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    /// Finds out who it is. `body` is empty unless [`COVERS_BODY`](Self::COVERS_BODY).
+    fn authenticate(
+        state: &AppState,
+        parts: &Parts,
+        body: &[u8],
+    ) -> impl Future<Output = Result<Self::Caller, ApiError>> + Send;
+
+    /// Whether this route is open to this caller.
+    fn allow(_caller: &Self::Caller, _policy: Policy) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    /// Whose bucket the request is taken from.
+    fn who(_caller: &Self::Caller, from: ClientAddr) -> Who {
+        Who::Address(from.0)
+    }
+}
+
+impl Authenticate for NoAuthentication {
+    type Caller = ();
+
+    async fn authenticate(_: &AppState, _: &Parts, _: &[u8]) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+impl Authenticate for NoAccessToken {
+    type Caller = ();
+
+    async fn authenticate(_: &AppState, _: &Parts, _: &[u8]) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+impl Authenticate for AccessToken {
+    type Caller = Session;
+
+    async fn authenticate(state: &AppState, parts: &Parts, _: &[u8]) -> Result<Session, ApiError> {
+        let token = access_token(parts)?.ok_or_else(ApiError::missing_token)?;
+        session(state, parts, &token).await
+    }
+
+    fn allow(caller: &Session, policy: Policy) -> Result<(), ApiError> {
+        allow(caller, policy)
+    }
+
+    fn who(caller: &Session, _: ClientAddr) -> Who {
+        who(caller)
+    }
+}
+
+impl Authenticate for AccessTokenOptional {
+    type Caller = Option<Session>;
+
+    async fn authenticate(
+        state: &AppState,
+        parts: &Parts,
+        _: &[u8],
+    ) -> Result<Option<Session>, ApiError> {
+        match access_token(parts)? {
+            Some(token) => session(state, parts, &token).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn allow(caller: &Option<Session>, policy: Policy) -> Result<(), ApiError> {
+        caller
+            .as_ref()
+            .map_or(Ok(()), |caller| allow(caller, policy))
+    }
+
+    fn who(caller: &Option<Session>, from: ClientAddr) -> Who {
+        caller.as_ref().map_or(Who::Address(from.0), who)
+    }
+}
+
+/// Only application services.
+impl Authenticate for AppserviceToken {
+    type Caller = Arc<AppService>;
+
+    async fn authenticate(
+        state: &AppState,
+        parts: &Parts,
+        _: &[u8],
+    ) -> Result<Arc<AppService>, ApiError> {
+        let token = access_token(parts)?.ok_or_else(ApiError::missing_token)?;
+        state
+            .accounts
+            .appservices()
+            .by_as_token(&token)
+            .cloned()
+            .ok_or_else(|| ApiError::forbidden("Only application services may do this."))
+    }
+
+    fn who(_: &Arc<AppService>, _: ClientAddr) -> Who {
+        Who::Exempt
+    }
+}
+
+/// Application services among others: who comes without a token of theirs is nobody.
+impl Authenticate for AppserviceTokenOptional {
+    type Caller = Option<Arc<AppService>>;
+
+    async fn authenticate(
+        state: &AppState,
+        parts: &Parts,
+        _: &[u8],
+    ) -> Result<Option<Arc<AppService>>, ApiError> {
+        let Some(token) = access_token(parts)? else {
+            return Ok(None);
+        };
+        Ok(state.accounts.appservices().by_as_token(&token).cloned())
+    }
+
+    fn who(caller: &Option<Arc<AppService>>, from: ClientAddr) -> Who {
+        match caller {
+            Some(_) => Who::Exempt,
+            None => Who::Address(from.0),
+        }
+    }
+}
+
+/// The token in the `Authorization` header, or in the query as long as the spec allows it.
+fn access_token(parts: &Parts) -> Result<Option<String>, ApiError> {
+    let mut request = http::Request::new(());
+    *request.uri_mut() = parts.uri.clone();
+    if let Some(value) = parts.headers.get(header::AUTHORIZATION) {
+        request
+            .headers_mut()
+            .insert(header::AUTHORIZATION, value.clone());
+    }
+    // Whatever is wrong with the header, there is no token in it.
+    let token = extract_bearer_or_query_token(&request).map_err(|_| ApiError::missing_token())?;
+    if token.as_deref() == Some("") {
+        return Err(ApiError::missing_token());
+    }
+    Ok(token)
+}
+
+/// The session of a token, noting that it was used. An application service may say in the query as
+/// whom it acts (Application Service API, "Identity assertion").
+async fn session(state: &AppState, parts: &Parts, token: &str) -> Result<Session, ApiError> {
+    #[derive(Deserialize)]
+    struct Identity {
+        user_id: Option<String>,
+        #[serde(alias = "org.matrix.msc3202.device_id")]
+        device_id: Option<String>,
+    }
+    let session = if Policy::of(parts).locked {
+        state.accounts.authenticate_even_locked(token).await?
+    } else {
+        let Query(Identity { user_id, device_id }) = Query::try_from_uri(&parts.uri)
+            .map_err(|error| ApiError::invalid_param(error.to_string()))?;
+        let accounts = &state.accounts;
+        accounts
+            .authenticate_as(token, user_id.as_deref(), device_id.as_deref())
+            .await?
+    };
+    state.accounts.seen(&session, ClientAddr::of(parts).0);
+    Ok(session)
+}
+
+fn allow(caller: &Session, policy: Policy) -> Result<(), ApiError> {
+    if caller.is_guest && !policy.guests {
+        return Err(ApiError::guests("Guests may not do this."));
+    }
+    if caller.is_suspended && !policy.suspended {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            ErrorCode::UserSuspended,
+            "This account has been suspended: it may read, but not write.",
+        ));
+    }
+    Ok(())
+}
+
+fn who(caller: &Session) -> Who {
+    match &caller.appservice {
+        Some(service) if !service.is_rate_limited() => Who::Exempt,
+        _ => Who::User(caller.user_id.clone()),
+    }
+}

@@ -1,0 +1,136 @@
+//! Registering (Client-Server API, "Account registration and management").
+
+use std::{sync::Arc, time::Duration};
+
+use axum::extract::State;
+use resuni_accounts::{
+    AccountKind, Accounts, AppService, DeviceRequest, NewAccount,
+    uia::{Flow, Stage},
+};
+use ruma::api::client::account::{
+    check_registration_token_validity, get_username_availability,
+    register::{self, LoginType, RegistrationKind},
+};
+
+use super::uia::Unconfirmed;
+use crate::{
+    error::ApiError,
+    extract::{Answer, Policy, Reply, Ruma},
+    limits::Class,
+    routes::Routes,
+    state::{Registration, Settings},
+};
+
+/// The table of this section.
+pub fn routes() -> Routes {
+    Routes::new()
+        .with(Policy::CLIENT.class(Class::Register), register)
+        .on(available)
+        .with(Policy::CLIENT.class(Class::Login), token_validity)
+}
+
+async fn register(
+    State(accounts): State<Arc<Accounts>>,
+    State(settings): State<Arc<Settings>>,
+    request: Ruma<register::v3::Request>,
+) -> Answer<register::v3::Response> {
+    let body = &request.body;
+    let account = match (&body.login_type, &body.kind) {
+        (Some(LoginType::ApplicationService), _) => {
+            let service = request.caller.as_ref();
+            for_service(service.ok_or_else(|| ApiError::unknown_token(false))?, body)?
+        }
+        (_, RegistrationKind::Guest) if settings.registration.guests => {
+            NewAccount::of_kind(AccountKind::Guest)
+        }
+        (_, RegistrationKind::Guest) => {
+            return Err(ApiError::guests("This server has no guests."));
+        }
+        _ => for_person(&accounts, &settings.registration, &request).await?,
+    };
+    // A guest without a session would be nobody.
+    let log_in = !body.inhibit_login || account.kind == AccountKind::Guest;
+    let body = request.body;
+    let device = log_in.then(|| DeviceRequest {
+        device_id: body.device_id,
+        display_name: body.initial_device_display_name,
+        refresh: body.refresh_token,
+    });
+    let registered = accounts.register(NewAccount { device, ..account }).await?;
+    let mut response = register::v3::Response::new(registered.user_id);
+    if let Some(login) = registered.login {
+        response.access_token = Some(login.access_token);
+        response.device_id = Some(login.device_id);
+        response.refresh_token = login.refresh_token;
+        response.expires_in = login.expires_in_ms.map(Duration::from_millis);
+    }
+    Ok(Reply(response))
+}
+
+/// A user of an application service: no password, no confirmation.
+fn for_service(service: &AppService, body: &register::v3::Request) -> Result<NewAccount, ApiError> {
+    let Some(username) = body.username.clone() else {
+        return Err(ApiError::missing_param(
+            "Application services name their users themselves.",
+        ));
+    };
+    Ok(NewAccount {
+        localpart: Some(username),
+        ..NewAccount::of_kind(AccountKind::AppService(service.id().to_owned()))
+    })
+}
+
+/// An ordinary account, once the registration is confirmed as the operator wants it.
+async fn for_person(
+    accounts: &Accounts,
+    registration: &Registration,
+    request: &Ruma<register::v3::Request>,
+) -> Result<NewAccount, ApiError> {
+    if !registration.enabled {
+        return Err(ApiError::forbidden(
+            "Registration is closed on this server.",
+        ));
+    }
+    // Who asks for a name that can't be had learns it before the confirmation.
+    if let Some(username) = &request.body.username {
+        accounts.available(username).await?;
+    }
+    let flows = if registration.require_token {
+        [Flow::of([Stage::RegistrationToken])]
+    } else {
+        [Flow::of([Stage::Dummy])]
+    };
+    let unconfirmed = Unconfirmed {
+        method: http::Method::POST,
+        uri: &request.uri,
+        raw: &request.raw,
+    };
+    let done = unconfirmed.confirm(accounts, None, &flows).await?;
+    let Some(password) = request.body.password.clone() else {
+        return Err(ApiError::missing_param("An account needs a password."));
+    };
+    Ok(NewAccount {
+        localpart: request.body.username.clone(),
+        password: Some(password),
+        registration_token: done.registration_token,
+        ..NewAccount::of_kind(AccountKind::User)
+    })
+}
+
+async fn available(
+    State(accounts): State<Arc<Accounts>>,
+    Ruma { body, .. }: Ruma<get_username_availability::v3::Request>,
+) -> Answer<get_username_availability::v3::Response> {
+    accounts.available(&body.username).await?;
+    Ok(Reply(get_username_availability::v3::Response::new(true)))
+}
+
+async fn token_validity(
+    State(accounts): State<Arc<Accounts>>,
+    Ruma { body, .. }: Ruma<check_registration_token_validity::v1::Request>,
+) -> Answer<check_registration_token_validity::v1::Response> {
+    let valid = accounts.registration_token_valid(&body.token).await?;
+    Ok(Reply(check_registration_token_validity::v1::Response::new(
+        valid,
+    )))
+}

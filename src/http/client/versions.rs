@@ -1,0 +1,81 @@
+//! What this server can do (Client-Server API, "API Versions", "Capabilities negotiation"), and the
+//! questions every client asks whose answer is that there is nothing.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::extract::State;
+use ruma::{
+    RoomVersionId,
+    api::client::{
+        discovery::{
+            get_capabilities::v3::{
+                self as get_capabilities, Capabilities, GetLoginTokenCapability,
+                ProfileFieldsCapability, RoomVersionStability, RoomVersionsCapability,
+                ThirdPartyIdChangesCapability,
+            },
+            get_supported_versions,
+        },
+        thirdparty::get_protocols,
+    },
+};
+
+use crate::{
+    extract::{Answer, Reply, Ruma},
+    routes::Routes,
+    state::Settings,
+};
+
+/// The versions of the specification that clients may count on.
+const VERSIONS: &[&str] = &[
+    "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10",
+];
+
+/// Features that clients look for by name.
+const FEATURES: &[&str] = &[
+    // Extended profiles, stable since v1.16.
+    "uk.tcpip.msc4133",
+    "uk.tcpip.msc4133.stable",
+];
+
+/// The table of this section.
+pub fn routes() -> Routes {
+    Routes::new().guest(versions).on(capabilities).on(protocols)
+}
+
+async fn versions(
+    _: Ruma<get_supported_versions::Request>,
+) -> Answer<get_supported_versions::Response> {
+    let versions = VERSIONS
+        .iter()
+        .map(|version| (*version).to_owned())
+        .collect();
+    let mut response = get_supported_versions::Response::new(versions);
+    response.unstable_features = FEATURES
+        .iter()
+        .map(|feature| ((*feature).to_owned(), true))
+        .collect();
+    Ok(Reply(response))
+}
+
+async fn capabilities(
+    State(settings): State<Arc<Settings>>,
+    _: Ruma<get_capabilities::Request>,
+) -> Answer<get_capabilities::Response> {
+    let available = resuni_dag::SUPPORTED
+        .iter()
+        .filter_map(|version| RoomVersionId::try_from(*version).ok())
+        .map(|version| (version, RoomVersionStability::Stable))
+        .collect::<BTreeMap<_, _>>();
+    let mut capabilities = Capabilities::new();
+    capabilities.room_versions =
+        RoomVersionsCapability::new(settings.default_room_version.clone(), available);
+    capabilities.get_login_token = GetLoginTokenCapability::new(true);
+    capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
+    capabilities.profile_fields = Some(ProfileFieldsCapability::new(true));
+    Ok(Reply(get_capabilities::Response::new(capabilities)))
+}
+
+/// No bridge of this server offers a lookup.
+async fn protocols(_: Ruma<get_protocols::v3::Request>) -> Answer<get_protocols::v3::Response> {
+    Ok(Reply(get_protocols::v3::Response::new(BTreeMap::new())))
+}

@@ -1,0 +1,216 @@
+//! From an HTTP request to a typed one: who asks ([`Authenticate`]), how much they may send
+//! ([`Policy`]), and what they say ([`Ruma`]); and back from a typed answer ([`Reply`]).
+
+use std::time::Duration;
+
+use axum::{
+    RequestPartsExt,
+    body::Body,
+    extract::{FromRequest, RawPathParams, Request},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{StatusCode, Uri, header, request::Parts};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use ruma::api::{IncomingRequest, IncomingRequestExt, OutgoingResponse, OutgoingResponseExt};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    AppState,
+    auth::Authenticate,
+    error::{ApiError, json_response},
+    limits::Class,
+    peer::ClientAddr,
+};
+
+/// How long a body may take to arrive; a stalled sender must not keep a connection for ever.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a route allows, beside what its metadata says. Set in the route tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// The largest body that is read, in bytes.
+    pub body_bytes: usize,
+    /// Whether guests may use it (Client-Server API, "Guest Access").
+    pub guests: bool,
+    /// Whether locked accounts may use it (Client-Server API, "Account locking").
+    pub locked: bool,
+    /// Whether suspended accounts may use it (Client-Server API, "Account suspension").
+    pub suspended: bool,
+    /// Which bucket its requests are taken from.
+    pub class: Class,
+}
+
+impl Policy {
+    /// For clients' endpoints: an event has at most 64 KiB, lists of users or keys some more.
+    pub const CLIENT: Policy = Policy {
+        body_bytes: 1024 * 1024,
+        guests: false,
+        locked: false,
+        suspended: true,
+        class: Class::Other,
+    };
+    /// The same, open to guests.
+    pub const GUEST: Policy = Policy {
+        guests: true,
+        ..Policy::CLIENT
+    };
+    /// A transaction: 50 PDUs and 100 EDUs of at most 64 KiB each, and the braces around them.
+    pub const TRANSACTION: Policy = Policy {
+        body_bytes: 10 * 1024 * 1024,
+        ..Policy::CLIENT
+    };
+
+    /// The same policy with its requests taken from another bucket.
+    pub const fn class(self, class: Class) -> Policy {
+        Policy { class, ..self }
+    }
+
+    /// The same policy, closed to suspended accounts: others get to see what it does.
+    pub const fn public(self) -> Policy {
+        Policy {
+            suspended: false,
+            ..self
+        }
+    }
+
+    /// The policy of the route that a request has taken.
+    pub fn of(parts: &Parts) -> Policy {
+        parts.extensions.get().copied().unwrap_or(Policy::CLIENT)
+    }
+}
+
+/// A request of type `R`, from somebody who may make it.
+pub struct Ruma<R>
+where
+    R: IncomingRequest<Authentication: Authenticate>,
+{
+    /// The request itself.
+    pub body: R,
+    /// Who makes it: the type depends on the endpoint's authentication.
+    pub caller: <R::Authentication as Authenticate>::Caller,
+    /// The body as it came, for what depends on its very bytes.
+    pub raw: Bytes,
+    /// Its path and query as they came.
+    pub uri: Uri,
+    /// Where it comes from.
+    pub from: ClientAddr,
+}
+
+impl<R> FromRequest<AppState> for Ruma<R>
+where
+    R: IncomingRequest<Authentication: Authenticate> + Send,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let policy = Policy::of(&parts);
+        let from = ClientAddr::of(&parts);
+        let (caller, raw) = if <R::Authentication as Authenticate>::COVERS_BODY {
+            R::Authentication::precheck(&parts)?;
+            let raw = read_body(&parts, body, policy.body_bytes).await?;
+            (
+                R::Authentication::authenticate(state, &parts, &raw).await?,
+                raw,
+            )
+        } else {
+            let caller = R::Authentication::authenticate(state, &parts, &[]).await?;
+            R::Authentication::allow(&caller, policy)?;
+            let who = R::Authentication::who(&caller, from);
+            state.limits.take(policy.class, R::RATE_LIMITED, who)?;
+            (caller, read_body(&parts, body, policy.body_bytes).await?)
+        };
+        let body = parse(&mut parts, &raw).await?;
+        Ok(Ruma {
+            body,
+            caller,
+            raw,
+            uri: parts.uri,
+            from,
+        })
+    }
+}
+
+/// Reads the body, up to the limit, within [`BODY_TIMEOUT`].
+pub async fn read_body(parts: &Parts, body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    let too_large = || ApiError::too_large(format!("The limit here is {limit} bytes."));
+    // A declared length is refused before a byte is read.
+    let declared = parts
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok());
+    if declared
+        .and_then(|v| v.parse::<u64>().ok())
+        .is_some_and(|n| n > limit as u64)
+    {
+        return Err(too_large());
+    }
+    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect());
+    match collected.await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(ApiError::bad_json(format!(
+            "The body can't be read: {error}"
+        ))),
+        Err(_) => Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            ruma::api::error::ErrorCode::Unknown,
+            "The body took too long to arrive.",
+        )),
+    }
+}
+
+/// Reads the typed request from path, query, headers and body.
+async fn parse<R: IncomingRequest>(parts: &mut Parts, raw: &Bytes) -> Result<R, ApiError> {
+    let params = parts
+        .extract::<RawPathParams>()
+        .await
+        .map_err(|error| ApiError::invalid_param(error.to_string()))?;
+    let arguments: Vec<&str> = params.iter().map(|(_, value)| value).collect();
+    let mut request = http::Request::new(raw.as_ref());
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = parts.uri.clone();
+    *request.headers_mut() = std::mem::take(&mut parts.headers);
+    R::try_from_http_request(request, &arguments).map_err(|error| ApiError::unreadable(error, raw))
+}
+
+/// The body as an object, for what ruma's types would not keep.
+pub fn json_object(raw: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    if raw.is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(raw).map_err(|error| ApiError::bad_json(error.to_string()))
+}
+
+/// What a handler answers.
+pub type Answer<R> = Result<Reply<R>, ApiError>;
+
+/// A typed answer on its way out.
+pub struct Reply<R>(pub R);
+
+impl<R: OutgoingResponse> IntoResponse for Reply<R> {
+    fn into_response(self) -> Response {
+        match self.0.try_into_http_response::<bytes::BytesMut>() {
+            Ok(response) => response.map(|body| Body::from(body.freeze())),
+            Err(error) => ApiError::internal(error).into_response(),
+        }
+    }
+}
+
+/// An answer whose JSON the handler has written itself, where a typed one would cost too much.
+pub struct RawJson(pub Bytes);
+
+impl RawJson {
+    /// The JSON of a value.
+    pub fn of(value: &Value) -> RawJson {
+        RawJson(value.to_string().into())
+    }
+}
+
+impl IntoResponse for RawJson {
+    fn into_response(self) -> Response {
+        json_response(StatusCode::OK, self.0)
+    }
+}

@@ -1,0 +1,158 @@
+//! How often somebody may ask: which class a request belongs to is its route's policy, each caller
+//! has a bucket per class, and the operator may switch it all off.
+
+use std::{net::IpAddr, time::Duration};
+
+use resuni_accounts::limits::{Limiter, Rate};
+use resuni_store::SharedClock;
+use ruma::OwnedUserId;
+
+use crate::error::ApiError;
+
+/// How many callers are remembered per class.
+const CALLERS: usize = 16_384;
+
+/// Kinds of requests that have buckets of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Limited if the spec's metadata says so.
+    Other,
+    /// Sending an event.
+    Send,
+    /// Registering an account.
+    Register,
+    /// Logging in, and whatever else tries a password.
+    Login,
+    /// Joining or knocking.
+    Join,
+    /// Inviting, and creating rooms (which may invite).
+    Invite,
+}
+
+/// Whose bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// Somebody known by their address only. Of an IPv6 address the network counts: one customer
+    /// has 2^64 of the rest.
+    Address(IpAddr),
+    /// A user of this server.
+    User(OwnedUserId),
+    /// Somebody whom the limits don't concern.
+    Exempt,
+}
+
+impl Who {
+    fn normal(self) -> Who {
+        match self {
+            Who::Address(IpAddr::V6(address)) => {
+                let network = u128::from(address) >> 64 << 64;
+                Who::Address(IpAddr::V6(network.into()))
+            }
+            who => who,
+        }
+    }
+}
+
+/// The buckets.
+pub struct Limits {
+    enabled: bool,
+    clock: SharedClock,
+    other: Limiter<Who>,
+    send: Limiter<Who>,
+    register: Limiter<Who>,
+    login: Limiter<Who>,
+    join: Limiter<Who>,
+    invite: Limiter<Who>,
+}
+
+impl Limits {
+    /// Full buckets; with `enabled` false nothing is ever refused.
+    pub fn new(enabled: bool, clock: SharedClock) -> Limits {
+        let limiter = |burst, millis| {
+            let interval = Duration::from_millis(millis);
+            Limiter::new(Rate { burst, interval }, CALLERS)
+        };
+        Limits {
+            enabled,
+            clock,
+            other: limiter(100, 100),
+            send: limiter(200, 50),
+            register: limiter(5, 20_000),
+            login: limiter(10, 5_000),
+            join: limiter(30, 1_000),
+            invite: limiter(30, 2_000),
+        }
+    }
+
+    /// Takes one from the caller's bucket, or says how long to wait. A request of the class
+    /// [`Class::Other`] counts only where the spec says that it is limited.
+    pub fn take(&self, class: Class, by_the_spec: bool, who: Who) -> Result<(), ApiError> {
+        let limiter = match class {
+            Class::Other if !by_the_spec => return Ok(()),
+            Class::Other => &self.other,
+            Class::Send => &self.send,
+            Class::Register => &self.register,
+            Class::Login => &self.login,
+            Class::Join => &self.join,
+            Class::Invite => &self.invite,
+        };
+        if !self.enabled || who == Who::Exempt {
+            return Ok(());
+        }
+        limiter
+            .take(&who.normal(), self.clock.now_ms())
+            .map_err(|wait| ApiError::limit_exceeded(Duration::from_millis(wait.ms)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::StatusCode;
+    use resuni_store::SystemClock;
+
+    use super::*;
+
+    fn limits(enabled: bool) -> Limits {
+        Limits::new(enabled, Arc::new(SystemClock))
+    }
+
+    fn address(text: &str) -> Who {
+        Who::Address(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_network_of_ipv6_has_one_bucket_per_class() {
+        let limits = limits(true);
+        let take = |class, who: String| limits.take(class, true, address(&who));
+        for host in 0..5 {
+            assert!(take(Class::Register, format!("2001:db8::{host}")).is_ok());
+        }
+        let refused = take(Class::Register, "2001:db8::ffff:1".to_owned()).unwrap_err();
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert!(take(Class::Register, "2001:db8:0:1::1".to_owned()).is_ok());
+        assert!(take(Class::Login, "2001:db8::1".to_owned()).is_ok());
+    }
+
+    #[test]
+    fn switched_off_or_exempt_nothing_is_refused() {
+        for _ in 0..1000 {
+            assert!(
+                limits(false)
+                    .take(Class::Register, true, address("192.0.2.1"))
+                    .is_ok()
+            );
+            assert!(
+                limits(true)
+                    .take(Class::Register, true, Who::Exempt)
+                    .is_ok()
+            );
+            assert!(
+                limits(true)
+                    .take(Class::Other, false, address("192.0.2.1"))
+                    .is_ok()
+            );
+        }
+    }
+}

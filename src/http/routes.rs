@@ -1,0 +1,110 @@
+//! Route tables: a handler is registered on every path that ruma's metadata gives for its request,
+//! stable, legacy (`r0`) and unstable.
+
+use axum::{
+    Extension, Router,
+    handler::Handler,
+    routing::{MethodFilter, on},
+};
+use ruma::api::{IncomingRequest, Metadata, path_builder::PathBuilder};
+
+use crate::{
+    AppState,
+    auth::Authenticate,
+    extract::{Policy, Ruma},
+};
+
+/// A table of endpoints that becomes a router.
+#[derive(Default)]
+pub struct Routes(Router<AppState>);
+
+impl Routes {
+    /// An empty table.
+    pub fn new() -> Routes {
+        Routes::default()
+    }
+
+    /// A client's endpoint, not open to guests.
+    pub fn on<H, T>(self, handler: H) -> Routes
+    where
+        H: Handler<T, AppState>,
+        T: Endpoint,
+    {
+        self.with(Policy::CLIENT, handler)
+    }
+
+    /// A client's endpoint that guests may use too.
+    pub fn guest<H, T>(self, handler: H) -> Routes
+    where
+        H: Handler<T, AppState>,
+        T: Endpoint,
+    {
+        self.with(Policy::GUEST, handler)
+    }
+
+    /// An endpoint under this policy, on all the paths of its request.
+    pub fn with<H, T>(self, policy: Policy, handler: H) -> Routes
+    where
+        H: Handler<T, AppState>,
+        T: Endpoint,
+    {
+        let paths: Vec<&str> = <T::Request as Metadata>::PATH_BUILDER.all_paths().collect();
+        self.at(&paths, policy, handler)
+    }
+
+    /// An endpoint under this policy, on these paths only.
+    pub fn at<H, T>(mut self, paths: &[&str], policy: Policy, handler: H) -> Routes
+    where
+        H: Handler<T, AppState>,
+        T: Endpoint,
+    {
+        let method = <T::Request as Metadata>::METHOD;
+        #[expect(clippy::expect_used, reason = "a constant of the request's type")]
+        let filter = MethodFilter::try_from(method).expect("Matrix uses the usual methods");
+        for path in paths {
+            let route = on(filter, handler.clone()).layer(Extension(policy));
+            self.0 = self.0.route(path, route);
+        }
+        self
+    }
+
+    /// Something that isn't a typed endpoint.
+    pub fn raw(self, router: Router<AppState>) -> Routes {
+        Routes(self.0.merge(router))
+    }
+
+    /// Both tables.
+    pub fn merge(self, other: Routes) -> Routes {
+        Routes(self.0.merge(other.0))
+    }
+
+    /// The router of this table.
+    pub fn into_router(self) -> Router<AppState> {
+        self.0
+    }
+}
+
+/// The arguments of a handler whose last one is a [`Ruma`] request.
+pub trait Endpoint: 'static {
+    /// That request's type.
+    type Request: IncomingRequest<Authentication: Authenticate>;
+}
+
+macro_rules! endpoint {
+    ($($argument:ident),*) => {
+        impl<M, $($argument,)* R> Endpoint for (M, $($argument,)* Ruma<R>)
+        where
+            M: 'static,
+            $($argument: 'static,)*
+            R: IncomingRequest<Authentication: Authenticate> + 'static,
+        {
+            type Request = R;
+        }
+    };
+}
+
+endpoint!();
+endpoint!(A);
+endpoint!(A, B);
+endpoint!(A, B, C);
+endpoint!(A, B, C, D);

@@ -1,0 +1,78 @@
+//! The parts that handlers may name.
+
+use std::sync::Arc;
+
+use axum::extract::FromRef;
+use ipnet::IpNet;
+use resuni_accounts::Accounts;
+use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
+
+use crate::limits::Limits;
+
+/// What the routers need to know from the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This server's name.
+    pub server_name: OwnedServerName,
+    /// Where clients reach it, without a slash at the end; told in `/.well-known/matrix/client`.
+    pub public_baseurl: Option<String>,
+    /// Where other servers reach it, told in `/.well-known/matrix/server`.
+    pub well_known_server: Option<OwnedServerName>,
+    /// Whom to ask, told in `/.well-known/matrix/support`.
+    pub support: Support,
+    /// Who may register.
+    pub registration: Registration,
+    /// The version of new rooms.
+    pub default_room_version: RoomVersionId,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// Who helps people of this server.
+#[derive(Clone, Debug, Default)]
+pub struct Support {
+    /// A page.
+    pub page: Option<String>,
+    /// E-mail addresses of the operators.
+    pub emails: Vec<String>,
+    /// User ids of the operators.
+    pub users: Vec<OwnedUserId>,
+}
+
+/// Who may register.
+#[derive(Clone, Debug, Default)]
+pub struct Registration {
+    /// Whether people may register themselves.
+    pub enabled: bool,
+    /// Whether they need a token from the operator.
+    pub require_token: bool,
+    /// Whether there are guests.
+    pub guests: bool,
+}
+
+/// All parts. The binary fills it; a handler takes only what it names (`State<Arc<Accounts>>`).
+#[derive(Clone)]
+pub struct AppState {
+    /// From the configuration.
+    pub settings: Arc<Settings>,
+    /// Local people.
+    pub accounts: Arc<Accounts>,
+    /// Who may ask how often.
+    pub limits: Arc<Limits>,
+}
+
+macro_rules! part {
+    ($($field:ident: $part:ty,)*) => {$(
+        impl FromRef<AppState> for $part {
+            fn from_ref(state: &AppState) -> Self {
+                state.$field.clone()
+            }
+        }
+    )*};
+}
+
+part! {
+    settings: Arc<Settings>,
+    accounts: Arc<Accounts>,
+    limits: Arc<Limits>,
+}

@@ -1,0 +1,71 @@
+//! `/.well-known/matrix/*` (Client-Server API, "Well-known URIs"; Server-Server API, "Resolving
+//! server names"). What the operator has not told is not found.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use ruma::api::{
+    client::discovery::{
+        discover_homeserver::{self, HomeserverInfo},
+        discover_support::{self, Contact, ContactRole},
+    },
+    federation::discovery::discover_homeserver as discover_server,
+};
+
+use crate::{
+    error::ApiError,
+    extract::{Answer, Reply, Ruma},
+    routes::Routes,
+    state::Settings,
+};
+
+/// The table of this section.
+pub fn routes() -> Routes {
+    Routes::new().on(client).on(server).on(support)
+}
+
+fn untold() -> ApiError {
+    ApiError::not_found("The operator of this server has not told.")
+}
+
+async fn client(
+    State(settings): State<Arc<Settings>>,
+    _: Ruma<discover_homeserver::Request>,
+) -> Answer<discover_homeserver::Response> {
+    let url = settings.public_baseurl.clone().ok_or_else(untold)?;
+    Ok(Reply(discover_homeserver::Response::new(
+        HomeserverInfo::new(url),
+    )))
+}
+
+async fn server(
+    State(settings): State<Arc<Settings>>,
+    _: Ruma<discover_server::Request>,
+) -> Answer<discover_server::Response> {
+    let server = settings.well_known_server.clone().ok_or_else(untold)?;
+    Ok(Reply(discover_server::Response::new(server)))
+}
+
+async fn support(
+    State(settings): State<Arc<Settings>>,
+    _: Ruma<discover_support::Request>,
+) -> Answer<discover_support::Response> {
+    let support = &settings.support;
+    let mut response = discover_support::Response::new();
+    response.support_page = support.page.clone();
+    for email in &support.emails {
+        response.contacts.push(Contact::with_email_address(
+            ContactRole::Admin,
+            email.clone(),
+        ));
+    }
+    for user in &support.users {
+        response
+            .contacts
+            .push(Contact::with_matrix_id(ContactRole::Admin, user.clone()));
+    }
+    if response.support_page.is_none() && response.contacts.is_empty() {
+        return Err(untold());
+    }
+    Ok(Reply(response))
+}
