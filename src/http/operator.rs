@@ -6,16 +6,16 @@
 
 use std::sync::Arc;
 
-use axum::{Extension, Json, Router, body::Body, extract::State, routing::get};
+use axum::{Extension, Router, body::Body, extract::State, routing::get};
 use http::Request;
 use resuni_accounts::{Accounts, DeviceRequest, NewAccount, SharedSecretRequest};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     AppState,
     error::ApiError,
-    extract::{Policy, read_body},
+    extract::{Policy, RawJson, read_body},
     limits::{Class, Limits, Who},
     peer::ClientAddr,
     routes::Routes,
@@ -27,11 +27,11 @@ pub fn routes() -> Routes {
     Routes::new().raw(Router::<AppState>::new().route("/_synapse/admin/v1/register", register))
 }
 
-async fn nonce(State(accounts): State<Arc<Accounts>>) -> Result<Json<Value>, ApiError> {
+async fn nonce(State(accounts): State<Arc<Accounts>>) -> Result<RawJson, ApiError> {
     if !accounts.shared_secret_enabled() {
         return Err(ApiError::unrecognized());
     }
-    Ok(Json(json!({ "nonce": accounts.shared_secret_nonce()? })))
+    Ok(RawJson::of(&json!({ "nonce": accounts.shared_secret_nonce()? })))
 }
 
 #[derive(Deserialize)]
@@ -52,7 +52,7 @@ async fn register(
     State(accounts): State<Arc<Accounts>>,
     State(limits): State<Arc<Limits>>,
     request: Request<Body>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<RawJson, ApiError> {
     if !accounts.shared_secret_enabled() {
         return Err(ApiError::unrecognized());
     }
@@ -92,5 +92,5 @@ async fn register(
         answer["access_token"] = json!(login.access_token);
         answer["device_id"] = json!(login.device_id);
     }
-    Ok(Json(answer))
+    Ok(RawJson::of(&answer))
 }

@@ -51,7 +51,7 @@ async fn support(
     _: Ruma<discover_support::Request>,
 ) -> Answer<discover_support::Response> {
     let support = &settings.support;
-    let mut response = discover_support::Response::new();
+    let mut response = discover_support::Response::with_contacts(Vec::new());
     response.support_page = support.page.clone();
     for email in &support.emails {
         response.contacts.push(Contact::with_email_address(

@@ -57,6 +57,7 @@ async fn types(_: Ruma<get_login_types::v3::Request>) -> Answer<get_login_types:
     ])))
 }
 
+#[expect(deprecated, reason = "old clients still say `user`")]
 async fn log_in(
     State(accounts): State<Arc<Accounts>>,
     State(settings): State<Arc<Settings>>,
@@ -90,7 +91,6 @@ async fn log_in(
         }
     };
     let mut response = login::v3::Response::new(login.user_id, login.access_token, login.device_id);
-    response.home_server = Some(settings.server_name.clone());
     response.well_known = settings
         .public_baseurl
         .clone()
