@@ -22,6 +22,9 @@ pub trait Authenticate: AuthScheme {
     /// What is known about the caller afterwards.
     type Caller: Send;
 
+    /// Whether a request without an access token is refused.
+    const NEEDS_TOKEN: bool = false;
+
     /// Whether the body is part of what is authenticated, so that it has to be read before.
     const COVERS_BODY: bool = false;
 
@@ -66,6 +69,7 @@ impl Authenticate for NoAccessToken {
 
 impl Authenticate for AccessToken {
     type Caller = Session;
+    const NEEDS_TOKEN: bool = true;
 
     async fn authenticate(state: &AppState, parts: &Parts, _: &[u8]) -> Result<Session, ApiError> {
         let token = access_token(parts)?.ok_or_else(ApiError::missing_token)?;
@@ -109,6 +113,7 @@ impl Authenticate for AccessTokenOptional {
 /// Only application services.
 impl Authenticate for AppserviceToken {
     type Caller = Arc<AppService>;
+    const NEEDS_TOKEN: bool = true;
 
     async fn authenticate(
         state: &AppState,

@@ -21,6 +21,8 @@ pub mod operator;
 pub mod peer;
 pub mod routes;
 mod state;
+#[cfg(test)]
+mod tests;
 pub mod wellknown;
 
 use axum::{Router, middleware};
@@ -30,10 +32,14 @@ pub use state::{AppState, Registration, Settings, Support};
 
 /// Every endpoint of this server. Add the listener's `ConnectInfo<SocketAddr>` to the requests.
 pub fn router(state: AppState) -> Router {
-    let routes = client::routes()
+    finish(table(), state)
+}
+
+/// All endpoints.
+fn table() -> routes::Routes {
+    client::routes()
         .merge(operator::routes())
-        .merge(wellknown::routes());
-    finish(routes, state)
+        .merge(wellknown::routes())
 }
 
 /// What holds for all endpoints: the answers for unknown ones, CORS, panics, tracing.

@@ -31,7 +31,9 @@ async fn nonce(State(accounts): State<Arc<Accounts>>) -> Result<RawJson, ApiErro
     if !accounts.shared_secret_enabled() {
         return Err(ApiError::unrecognized());
     }
-    Ok(RawJson::of(&json!({ "nonce": accounts.shared_secret_nonce()? })))
+    Ok(RawJson::of(
+        &json!({ "nonce": accounts.shared_secret_nonce()? }),
+    ))
 }
 
 #[derive(Deserialize)]

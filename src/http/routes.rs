@@ -6,6 +6,7 @@ use axum::{
     handler::Handler,
     routing::{MethodFilter, on},
 };
+use http::Method;
 use ruma::api::{IncomingRequest, Metadata, path_builder::PathBuilder};
 
 use crate::{
@@ -16,7 +17,23 @@ use crate::{
 
 /// A table of endpoints that becomes a router.
 #[derive(Default)]
-pub struct Routes(Router<AppState>);
+pub struct Routes {
+    router: Router<AppState>,
+    listed: Vec<Listed>,
+}
+
+/// One line of a table, for those who want to read it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The method.
+    pub method: Method,
+    /// The path, with its variables in braces.
+    pub path: String,
+    /// Whether it needs an access token.
+    pub needs_token: bool,
+    /// Its policy.
+    pub policy: Policy,
+}
 
 impl Routes {
     /// An empty table.
@@ -63,24 +80,38 @@ impl Routes {
         let filter = MethodFilter::try_from(method).expect("Matrix uses the usual methods");
         for path in paths {
             let route = on(filter, handler.clone()).layer(Extension(policy));
-            self.0 = self.0.route(path, route);
+            self.router = self.router.route(path, route);
+            self.listed.push(Listed {
+                method: <T::Request as Metadata>::METHOD,
+                path: (*path).to_owned(),
+                needs_token: <T::Request as Metadata>::Authentication::NEEDS_TOKEN,
+                policy,
+            });
         }
         self
     }
 
     /// Something that isn't a typed endpoint.
-    pub fn raw(self, router: Router<AppState>) -> Routes {
-        Routes(self.0.merge(router))
+    pub fn raw(mut self, router: Router<AppState>) -> Routes {
+        self.router = self.router.merge(router);
+        self
     }
 
     /// Both tables.
-    pub fn merge(self, other: Routes) -> Routes {
-        Routes(self.0.merge(other.0))
+    pub fn merge(mut self, other: Routes) -> Routes {
+        self.router = self.router.merge(other.router);
+        self.listed.extend(other.listed);
+        self
+    }
+
+    /// The typed endpoints of this table.
+    pub fn listed(&self) -> &[Listed] {
+        &self.listed
     }
 
     /// The router of this table.
     pub fn into_router(self) -> Router<AppState> {
-        self.0
+        self.router
     }
 }
 

@@ -1,0 +1,151 @@
+//! The router as a whole, driven in process.
+
+mod accounts;
+mod edges;
+
+use std::sync::Arc;
+
+use axum::{Router, body::Body};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
+use resuni_store::{SharedClock, Store, SystemClock};
+use ruma::{RoomVersionId, api::appservice::Registration as ServiceFile, owned_server_name};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::{AppState, Registration, Settings, Support, limits::Limits, router};
+
+/// A bridge that may act as `@irc_…`.
+const BRIDGE: &str = r#"{
+    "id": "irc", "url": null, "as_token": "as-secret", "hs_token": "hs-secret",
+    "sender_localpart": "irc",
+    "namespaces": { "users": [{ "exclusive": true, "regex": "@irc_.*:example\\.org" }], "aliases": [], "rooms": [] }
+}"#;
+
+/// A server without sockets.
+struct Server {
+    router: Router,
+    state: AppState,
+}
+
+/// What came back.
+struct Got {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Got {
+    fn errcode(&self) -> &str {
+        self.body["errcode"].as_str().unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn ok(self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.body);
+        self.body
+    }
+
+    #[track_caller]
+    fn fails(&self, status: u16, errcode: &str) {
+        assert_eq!(
+            (self.status.as_u16(), self.errcode()),
+            (status, errcode),
+            "{}",
+            self.body
+        );
+    }
+}
+
+impl Server {
+    async fn start() -> Server {
+        Self::start_with(|_| ()).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Settings)) -> Server {
+        let server_name = owned_server_name!("example.org");
+        let store = Store::memory().await;
+        let clock: SharedClock = Arc::new(SystemClock);
+        let config = AccountsConfig {
+            password_cost: PasswordCost::Minimum,
+            shared_secret: Some("shared".to_owned()),
+            ..AccountsConfig::new(server_name.clone())
+        };
+        let bridge: ServiceFile = serde_json::from_str(BRIDGE).unwrap();
+        let services = AppServices::new([bridge], &server_name).unwrap();
+        let accounts = Accounts::open(config, services, store, clock.clone())
+            .await
+            .unwrap();
+        let mut settings = Settings {
+            server_name,
+            public_baseurl: None,
+            well_known_server: None,
+            support: Support::default(),
+            registration: Registration {
+                enabled: true,
+                require_token: false,
+                guests: true,
+            },
+            default_room_version: RoomVersionId::V12,
+            trusted_proxies: Vec::new(),
+        };
+        change(&mut settings);
+        let state = AppState {
+            settings: Arc::new(settings),
+            accounts,
+            limits: Arc::new(Limits::new(false, clock)),
+        };
+        Server {
+            router: router(state.clone()),
+            state,
+        }
+    }
+
+    async fn send(&self, request: Request<Body>) -> Got {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Got {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        }
+    }
+
+    async fn ask(&self, method: Method, path: &str, token: Option<&str>, body: Value) -> Got {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let body = if body.is_null() {
+            Body::empty()
+        } else {
+            Body::from(body.to_string())
+        };
+        self.send(request.body(body).unwrap()).await
+    }
+
+    async fn get(&self, path: &str, token: &str) -> Got {
+        self.ask(Method::GET, path, Some(token), Value::Null).await
+    }
+
+    async fn put(&self, path: &str, token: &str, body: Value) -> Got {
+        self.ask(Method::PUT, path, Some(token), body).await
+    }
+
+    async fn post(&self, path: &str, token: &str, body: Value) -> Got {
+        self.ask(Method::POST, path, Some(token), body).await
+    }
+
+    /// Registers somebody and answers their access token.
+    async fn user(&self, name: &str) -> String {
+        let body = json!({ "username": name, "password": "correct horse", "auth": { "type": "m.login.dummy" } });
+        let got = self
+            .ask(Method::POST, "/_matrix/client/v3/register", None, body)
+            .await
+            .ok();
+        got["access_token"].as_str().unwrap().to_owned()
+    }
+}
