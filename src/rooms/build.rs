@@ -23,17 +23,26 @@ pub(crate) struct Spot {
 /// The end of the room. Of more forward extremities than an event may name, the newest.
 pub(crate) async fn end_of(work: &mut Work<'_>, live: &Live) -> Result<Spot, RoomError> {
     let Some(head) = &live.head else {
-        return Ok(Spot { prev: Vec::new(), depth: 1, before: SnapNum::EMPTY });
+        return Ok(Spot {
+            prev: Vec::new(),
+            depth: 1,
+            before: SnapNum::EMPTY,
+        });
     };
     let mut prev = live.tips.clone();
     let mut before = head.snap;
     if prev.len() > limits::PREV_EVENTS {
         prev.sort_by_key(|tip| std::cmp::Reverse((tip.depth, tip.event)));
         prev.truncate(limits::PREV_EVENTS);
-        before = resolve::state_after(work, live, prev.iter().map(|tip| tip.event).collect()).await?;
+        before =
+            resolve::state_after(work, live, prev.iter().map(|tip| tip.event).collect()).await?;
     }
     let deepest = prev.iter().map(|tip| tip.depth).max().unwrap_or(0);
-    Ok(Spot { prev, depth: deepest.saturating_add(1).min(limits::MAX_INTEGER), before })
+    Ok(Spot {
+        prev,
+        depth: deepest.saturating_add(1).min(limits::MAX_INTEGER),
+        before,
+    })
 }
 
 /// A draft at this place, with the numbers of its auth events.
@@ -69,9 +78,18 @@ async fn auth_events(
     sender: &UserId,
     event: &NewEvent,
 ) -> Result<(Vec<EventNum>, Vec<OwnedEventId>), RoomError> {
-    let types = auth_types(&event.kind, sender, event.state_key.as_deref(), &event.content, work.rules)
-        .map_err(|error| RoomError::bad("M_BAD_JSON", error.0))?;
-    let (mut nums, mut ids) = (Vec::with_capacity(types.len()), Vec::with_capacity(types.len()));
+    let types = auth_types(
+        &event.kind,
+        sender,
+        event.state_key.as_deref(),
+        &event.content,
+        work.rules,
+    )
+    .map_err(|error| RoomError::bad("M_BAD_JSON", error.0))?;
+    let (mut nums, mut ids) = (
+        Vec::with_capacity(types.len()),
+        Vec::with_capacity(types.len()),
+    );
     for (kind, key) in types {
         if let Some(num) = work.reader.state_event(before, &kind, &key).await? {
             nums.push(num);
@@ -82,8 +100,17 @@ async fn auth_events(
 }
 
 /// Hashed, signed, within the limits, and what the auth rules will look at.
-pub(crate) async fn seal(work: &Work<'_>, draft: Draft, before: SnapNum) -> Result<(Pdu, AuthState), RoomError> {
-    let pdu = sign(draft, work.rules, work.rooms.server_name(), &work.rooms.config.key)?;
+pub(crate) async fn seal(
+    work: &Work<'_>,
+    draft: Draft,
+    before: SnapNum,
+) -> Result<(Pdu, AuthState), RoomError> {
+    let pdu = sign(
+        draft,
+        work.rules,
+        work.rooms.server_name(),
+        &work.rooms.config.key,
+    )?;
     let state = AuthState::read(&work.reader, before, &pdu, work.rules).await?;
     Ok((pdu, state))
 }
@@ -92,7 +119,13 @@ pub(crate) async fn seal(work: &Work<'_>, draft: Draft, before: SnapNum) -> Resu
 pub(crate) async fn generation(work: &Work<'_>, auth: &[EventNum]) -> Result<u32, RoomError> {
     let mut generation = 0;
     for event in auth {
-        generation = generation.max(work.reader.edges(*event).await?.generation.saturating_add(1));
+        generation = generation.max(
+            work.reader
+                .edges(*event)
+                .await?
+                .generation
+                .saturating_add(1),
+        );
     }
     Ok(generation)
 }

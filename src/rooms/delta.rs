@@ -15,8 +15,9 @@ use crate::{
     events::TxnKey,
     relations,
     tables::{
-        EVENTS, EventLog, EventRow, HEAD, Head, LATTICE, LOCAL_MEMBERS, MEMBERS, MISSING, Missing, OUTLIERS, OutlierRow,
-        Place, ROOM_SERVERS, SERVER_ROOMS, TIMELINE, TXNS, TimelineRow, USER_ROOMS, UserRoom, flags,
+        EVENTS, EventLog, EventRow, HEAD, Head, LATTICE, LOCAL_MEMBERS, MEMBERS, MISSING, Missing,
+        OUTLIERS, OutlierRow, Place, ROOM_SERVERS, SERVER_ROOMS, TIMELINE, TXNS, TimelineRow,
+        USER_ROOMS, UserRoom, flags,
     },
     types::{EventHash, EventNum, Membership, RoomNum, SnapNum, UserNum, server_of},
     work::{Work, hash_of},
@@ -45,42 +46,66 @@ pub(crate) struct Judged {
 }
 
 /// Writes an event at its place, and what depends on that place alone.
-pub(crate) async fn put_event(work: &mut Work<'_>, room: RoomNum, event: Judged) -> Result<(), RoomError> {
+pub(crate) async fn put_event(
+    work: &mut Work<'_>,
+    room: RoomNum,
+    event: Judged,
+) -> Result<(), RoomError> {
     let (num, hash) = (event.num, hash_of(&event.pdu)?);
-    let sender = work.user(event.pdu.sender()).await?;
-    let state_key = match event.pdu.state_key() {
-        Some(key) => Some(work.state_key(event.pdu.kind(), key).await?),
-        None => None,
-    };
-    let row = EventRow {
-        room,
-        id: hash,
-        place: event.place,
-        snap_before: event.before,
-        snap_after: event.after,
-        auth: event.auth.clone(),
-        generation: event.generation,
-        sender,
-        depth: event.pdu.depth(),
-        state_key,
-    };
+    let row = row_of(work, room, &event).await?;
+    let sender = row.sender;
     work.batch.put(&EVENTS, &num, &row);
     work.remember(num, row, event.pdu.clone());
     match event.place {
         Place::Timeline { position, sub } => {
             let gap = put_edges(work, room, num, hash, &event).await?;
-            put_timeline(work, room, (num, hash), (position, sub), gap, sender, &event);
+            put_timeline(
+                work,
+                room,
+                (num, hash),
+                (position, sub),
+                gap,
+                sender,
+                &event,
+            );
             relations::put(work, room, (num, hash), sender, (position, sub), &event).await?;
         }
         _ => {
-            if event.place != Place::Outlier {
+            if event.place.has_state() {
                 work.batch.delete(&MISSING, &(room, hash));
             }
-            let row = OutlierRow { pdu: event.pdu.json().to_owned(), reason: event.reason };
+            let row = OutlierRow {
+                pdu: event.pdu.json().to_owned(),
+                reason: event.reason,
+            };
             work.batch.put(&OUTLIERS, &num, &row);
         }
     }
     Ok(())
+}
+
+/// The row of an event.
+pub(crate) async fn row_of(
+    work: &mut Work<'_>,
+    room: RoomNum,
+    event: &Judged,
+) -> Result<EventRow, RoomError> {
+    let state_key = match event.pdu.state_key() {
+        Some(key) => Some(work.state_key(event.pdu.kind(), key).await?),
+        None => None,
+    };
+    Ok(EventRow {
+        room,
+        id: hash_of(&event.pdu)?,
+        place: event.place,
+        snap_before: event.before,
+        snap_after: event.after,
+        auth: event.auth.clone(),
+        generation: event.generation,
+        sender: work.user(event.pdu.sender()).await?,
+        depth: event.pdu.depth(),
+        state_key,
+    })
 }
 
 fn put_timeline(
@@ -106,7 +131,13 @@ fn put_timeline(
     };
     work.batch.put(&TIMELINE, &(room, position, sub), &row);
     if let Some(txn) = &event.txn {
-        let key = (sender, room, txn.device.clone(), event.pdu.kind().to_owned(), txn.txn.clone());
+        let key = (
+            sender,
+            room,
+            txn.device.clone(),
+            event.pdu.kind().to_owned(),
+            txn.txn.clone(),
+        );
         work.batch.put(&TXNS, &key, &num);
     }
 }
@@ -134,7 +165,8 @@ pub(crate) fn member_of(pdu: &Pdu) -> Option<&UserId> {
     if pdu.kind() != "m.room.member" {
         return None;
     }
-    pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok())
+    pdu.state_key()
+        .and_then(|key| <&UserId>::try_from(key).ok())
 }
 
 /// Backward extremities: this event is none any more, and those of its `prev_events` that we don't have become some.
@@ -152,15 +184,23 @@ async fn put_edges(
     work.batch.delete(&MISSING, &(room, hash));
     let mut gap = false;
     for prev in event.pdu.prev_events() {
-        let Some(prev_hash) = EventHash::of(prev) else { continue };
+        let Some(prev_hash) = EventHash::of(prev) else {
+            continue;
+        };
         if let Some(prev) = work.reader.event_num_of(prev_hash).await?
-            && work.reader.event_row(prev).await?.place != Place::Outlier
+            && work.reader.event_row(prev).await?.place.has_state()
         {
             continue;
         }
         gap = true;
-        let row = work.reader.snapshot.get(&MISSING, &(room, prev_hash)).await?;
-        let mut row = row.unwrap_or(Missing { referenced_by: Vec::new() });
+        let row = work
+            .reader
+            .snapshot
+            .get(&MISSING, &(room, prev_hash))
+            .await?;
+        let mut row = row.unwrap_or(Missing {
+            referenced_by: Vec::new(),
+        });
         if row.referenced_by.len() < REFERENCES && !row.referenced_by.contains(&num) {
             row.referenced_by.push(num);
             work.batch.put(&MISSING, &(room, prev_hash), &row);
@@ -182,7 +222,8 @@ pub(crate) async fn move_head(
     let mut changed = Vec::new();
     if head.snap != old_snap {
         let lattice = work.lattice(head.snap).await?;
-        work.batch.put(&LATTICE, &room, &lattice.to_bytes().to_vec());
+        work.batch
+            .put(&LATTICE, &room, &lattice.to_bytes().to_vec());
         changed = put_members(work, room, old_snap, head).await?;
     }
     match old {
@@ -211,7 +252,9 @@ async fn put_members(
         if kind != "m.room.member" {
             continue;
         }
-        let Ok(user) = UserId::parse(&key) else { continue };
+        let Ok(user) = UserId::parse(&key) else {
+            continue;
+        };
         let before = membership_of(work, change.before).await?;
         let after = membership_of(work, change.after).await?;
         let num = work.user(&user).await?;
@@ -223,8 +266,10 @@ async fn put_members(
         if let (Some(after), Some(event)) = (after, change.after) {
             work.batch.put(&MEMBERS, &(room, after, num), &event);
         }
-        let joined = i64::from(after == Some(Membership::Join)) - i64::from(before == Some(Membership::Join));
-        let invited = i64::from(after == Some(Membership::Invite)) - i64::from(before == Some(Membership::Invite));
+        let joined = i64::from(after == Some(Membership::Join))
+            - i64::from(before == Some(Membership::Join));
+        let invited = i64::from(after == Some(Membership::Invite))
+            - i64::from(before == Some(Membership::Invite));
         head.joined = head.joined.saturating_add_signed(joined);
         head.invited = head.invited.saturating_add_signed(invited);
         *servers.0.entry(server_of(&user).to_owned()).or_default() += joined;
@@ -294,10 +339,19 @@ async fn put_user_room(
     Ok(())
 }
 
-async fn put_servers(work: &mut Work<'_>, room: RoomNum, servers: Servers) -> Result<(), StoreError> {
+async fn put_servers(
+    work: &mut Work<'_>,
+    room: RoomNum,
+    servers: Servers,
+) -> Result<(), StoreError> {
     for (name, by) in servers.0.into_iter().filter(|(_, by)| *by != 0) {
         let server = work.server(&name).await?;
-        let old = work.reader.snapshot.get(&ROOM_SERVERS, &(room, server)).await?.unwrap_or(0);
+        let old = work
+            .reader
+            .snapshot
+            .get(&ROOM_SERVERS, &(room, server))
+            .await?
+            .unwrap_or(0);
         match old.saturating_add_signed(by) {
             0 => {
                 work.batch.delete(&ROOM_SERVERS, &(room, server));
@@ -315,17 +369,37 @@ async fn put_servers(work: &mut Work<'_>, room: RoomNum, servers: Servers) -> Re
 }
 
 /// What the log tells of an event in the timeline.
-pub(crate) async fn log_entry(work: &mut Work<'_>, num: EventNum, pdu: &Pdu, more: u8) -> Result<EventLog, StoreError> {
+pub(crate) async fn log_entry(
+    work: &mut Work<'_>,
+    num: EventNum,
+    pdu: &Pdu,
+    more: u8,
+) -> Result<EventLog, StoreError> {
     let target = match member_of(pdu) {
         Some(user) => Some(work.user(user).await?),
         None => None,
     };
     let sender = work.user(pdu.sender()).await?;
-    Ok(EventLog { event: num, flags: event_flags(work, pdu) | more, sender, target, memberships: Vec::new() })
+    Ok(EventLog {
+        event: num,
+        flags: event_flags(work, pdu) | more,
+        sender,
+        target,
+        memberships: Vec::new(),
+    })
 }
 
 /// Whether one of our own users is joined to a room.
 pub(crate) async fn has_local_members(work: &Work<'_>, room: RoomNum) -> Result<bool, StoreError> {
-    let rows = work.reader.snapshot.scan(&LOCAL_MEMBERS, ScanRange::prefix(&room), Direction::Forward, 1).await?;
+    let rows = work
+        .reader
+        .snapshot
+        .scan(
+            &LOCAL_MEMBERS,
+            ScanRange::prefix(&room),
+            Direction::Forward,
+            1,
+        )
+        .await?;
     Ok(!rows.is_empty())
 }

@@ -64,7 +64,10 @@ pub enum RoomError {
 impl RoomError {
     /// A request that can't be carried out.
     pub fn bad(errcode: &'static str, message: impl Into<String>) -> Self {
-        Self::BadRequest { errcode, message: message.into() }
+        Self::BadRequest {
+            errcode,
+            message: message.into(),
+        }
     }
 }
 

@@ -22,12 +22,25 @@ pub struct NewEvent {
 impl NewEvent {
     /// A message-like event.
     pub fn message(kind: impl Into<String>, content: Box<RawValue>) -> Self {
-        Self { kind: kind.into(), state_key: None, content, redacts: None, timestamp: None }
+        Self {
+            kind: kind.into(),
+            state_key: None,
+            content,
+            redacts: None,
+            timestamp: None,
+        }
     }
 
     /// A state event.
-    pub fn state(kind: impl Into<String>, state_key: impl Into<String>, content: Box<RawValue>) -> Self {
-        Self { state_key: Some(state_key.into()), ..Self::message(kind, content) }
+    pub fn state(
+        kind: impl Into<String>,
+        state_key: impl Into<String>,
+        content: Box<RawValue>,
+    ) -> Self {
+        Self {
+            state_key: Some(state_key.into()),
+            ..Self::message(kind, content)
+        }
     }
 }
 

@@ -30,7 +30,10 @@ impl Rooms {
     ) -> Result<OwnedRoomId, RoomError> {
         let rules = rules_of(version.as_str())?;
         // The create event of version 12 has to be made twice the same, so its time is chosen here.
-        let create = NewEvent { timestamp: Some(create.timestamp.unwrap_or_else(|| self.clock.now_ms())), ..create };
+        let create = NewEvent {
+            timestamp: Some(create.timestamp.unwrap_or_else(|| self.clock.now_ms())),
+            ..create
+        };
         let room_id = match room_id {
             Some(id) if !rules.room_id_is_create_hash() => id,
             _ => self.room_id_of(rules, creator, create.clone()).await?,
@@ -38,7 +41,9 @@ impl Rooms {
         let mut lane = self.lanes.enter(&room_id).await;
         let mut line = self.begin(&mut lane, &room_id, rules).await?;
         if line.live.head.is_some() {
-            return Err(RoomError::InUse(format!("there is a room {room_id} already")));
+            return Err(RoomError::InUse(format!(
+                "there is a room {room_id} already"
+            )));
         }
         line.say(creator, create, None).await?;
         for (sender, event) in rest {
@@ -49,12 +54,27 @@ impl Rooms {
     }
 
     /// The id of the room that this create event makes (room version 12, "Room IDs as hashes of create events").
-    async fn room_id_of(&self, rules: &'static RoomRules, creator: &UserId, create: NewEvent) -> Result<OwnedRoomId, RoomError> {
+    async fn room_id_of(
+        &self,
+        rules: &'static RoomRules,
+        creator: &UserId,
+        create: NewEvent,
+    ) -> Result<OwnedRoomId, RoomError> {
         let nowhere = OwnedRoomId::try_from("!nowhere")
             .map_err(|_| RoomError::Inconsistent("a room id can't be read".to_owned()))?;
-        let live = Live { num: RoomNum(0), room_id: nowhere, rules, head: None, tips: Vec::new() };
+        let live = Live {
+            num: RoomNum(0),
+            room_id: nowhere,
+            rules,
+            head: None,
+            tips: Vec::new(),
+        };
         let work = Work::new(self, self.reader(), rules, None);
-        let spot = Spot { prev: Vec::new(), depth: 1, before: SnapNum::EMPTY };
+        let spot = Spot {
+            prev: Vec::new(),
+            depth: 1,
+            before: SnapNum::EMPTY,
+        };
         let (draft, _) = build::draft(&work, &live, &spot, creator, create).await?;
         let pdu = sign(draft, rules, self.server_name(), &self.config.key)?;
         Ok(pdu.room_id().to_owned())
@@ -72,9 +92,18 @@ impl Rooms {
         }
         let mut work = Work::new(self, self.reader(), rules, None);
         let num = work.room(room_id).await?;
-        let row = RoomRow { room_id: room_id.to_owned(), version: rules.version.to_string() };
+        let row = RoomRow {
+            room_id: room_id.to_owned(),
+            version: rules.version.to_string(),
+        };
         work.batch.put(&ROOMS, &num, &row);
-        let live = Live { num, room_id: room_id.to_owned(), rules, head: None, tips: Vec::new() };
+        let live = Live {
+            num,
+            room_id: room_id.to_owned(),
+            rules,
+            head: None,
+            tips: Vec::new(),
+        };
         Ok(Line::of(work, live))
     }
 }

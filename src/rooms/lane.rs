@@ -45,14 +45,26 @@ pub(crate) struct Live {
 impl Live {
     /// Reads a room's head; `None` if we have nothing of the room.
     pub async fn read(reader: &Reader, num: RoomNum) -> Result<Option<Self>, RoomError> {
-        let Some(row) = reader.room_row(num).await? else { return Ok(None) };
+        let Some(row) = reader.room_row(num).await? else {
+            return Ok(None);
+        };
         let head = reader.head(num).await?;
         let mut tips = Vec::new();
         for event in head.iter().flat_map(|head| &head.extremities) {
             let row = reader.event_row(*event).await?;
-            tips.push(Tip { event: *event, id: row.id.to_id(), depth: row.depth });
+            tips.push(Tip {
+                event: *event,
+                id: row.id.to_id(),
+                depth: row.depth,
+            });
         }
-        Ok(Some(Self { num, room_id: row.room_id, rules: rules_of(&row.version)?, head, tips }))
+        Ok(Some(Self {
+            num,
+            room_id: row.room_id,
+            rules: rules_of(&row.version)?,
+            head,
+            tips,
+        }))
     }
 }
 
@@ -79,7 +91,9 @@ impl Lanes {
             }
             lanes.entry(room.clone()).or_default().clone()
         };
-        Lane { slot: slot.lock_owned().await }
+        Lane {
+            slot: slot.lock_owned().await,
+        }
     }
 }
 

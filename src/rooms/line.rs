@@ -32,13 +32,21 @@ pub(crate) struct Line<'a> {
 
 impl<'a> Line<'a> {
     /// The room as the last writer left it. `None` if we have nothing of it.
-    pub async fn open(rooms: &'a Rooms, lane: &mut Lane, room: &RoomId) -> Result<Option<Self>, RoomError> {
+    pub async fn open(
+        rooms: &'a Rooms,
+        lane: &mut Lane,
+        room: &RoomId,
+    ) -> Result<Option<Self>, RoomError> {
         let reader = rooms.reader();
         let live = match lane.take() {
             Some(live) => live,
             None => {
-                let Some(num) = reader.room_num(room).await? else { return Ok(None) };
-                let Some(live) = Live::read(&reader, num).await? else { return Ok(None) };
+                let Some(num) = reader.room_num(room).await? else {
+                    return Ok(None);
+                };
+                let Some(live) = Live::read(&reader, num).await? else {
+                    return Ok(None);
+                };
                 live
             }
         };
@@ -49,11 +57,21 @@ impl<'a> Line<'a> {
 
     /// A room that begins, or goes on, with this batch.
     pub fn of(work: Work<'a>, live: Live) -> Self {
-        Self { work, original: live.head.clone(), live, log: Vec::new() }
+        Self {
+            work,
+            original: live.head.clone(),
+            live,
+            log: Vec::new(),
+        }
     }
 
     /// Builds an event of one of our users at the end of the room and lays it there, if the rules let them.
-    pub async fn say(&mut self, sender: &UserId, event: NewEvent, txn: Option<TxnKey>) -> Result<OwnedEventId, RoomError> {
+    pub async fn say(
+        &mut self,
+        sender: &UserId,
+        event: NewEvent,
+        txn: Option<TxnKey>,
+    ) -> Result<OwnedEventId, RoomError> {
         let spot = build::end_of(&mut self.work, &self.live).await?;
         let (draft, auth) = build::draft(&self.work, &self.live, &spot, sender, event).await?;
         let (pdu, state) = build::seal(&self.work, draft, spot.before).await?;
@@ -85,7 +103,13 @@ impl<'a> Line<'a> {
     async fn check_against_head(&self, pdu: &Pdu, before: SnapNum) -> Result<(), RoomError> {
         match &self.live.head {
             Some(head) if head.snap != before => {
-                let current = crate::plan::AuthState::read(&self.work.reader, head.snap, pdu, self.work.rules).await?;
+                let current = crate::plan::AuthState::read(
+                    &self.work.reader,
+                    head.snap,
+                    pdu,
+                    self.work.rules,
+                )
+                .await?;
                 judge_own(pdu, self.work.rules, &current).map_err(RoomError::Forbidden)
             }
             _ => Ok(()),
@@ -93,34 +117,77 @@ impl<'a> Line<'a> {
     }
 
     /// The state after an accepted event.
-    pub async fn state_with(&mut self, before: SnapNum, num: EventNum, pdu: &Pdu) -> Result<SnapNum, RoomError> {
-        let Some(state_key) = pdu.state_key() else { return Ok(before) };
+    pub async fn state_with(
+        &mut self,
+        before: SnapNum,
+        num: EventNum,
+        pdu: &Pdu,
+    ) -> Result<SnapNum, RoomError> {
+        let Some(state_key) = pdu.state_key() else {
+            return Ok(before);
+        };
         let key = self.work.state_key(pdu.kind(), state_key).await?;
-        Ok(self.work.update_state(before, vec![(key, Some(num))]).await?)
+        Ok(self
+            .work
+            .update_state(before, vec![(key, Some(num))])
+            .await?)
     }
 
     /// Lays an accepted event at the end of the timeline. It takes the place of the extremities in `follows`.
-    pub async fn extend(&mut self, event: Judged, follows: &HashSet<EventNum>, more: u8) -> Result<Position, RoomError> {
+    pub async fn extend(
+        &mut self,
+        event: Judged,
+        follows: &HashSet<EventNum>,
+        more: u8,
+    ) -> Result<Position, RoomError> {
         let after = event.after;
-        let mut tips: Vec<Tip> = self.live.tips.iter().filter(|tip| !follows.contains(&tip.event)).cloned().collect();
-        tips.push(Tip { event: event.num, id: event.pdu.event_id().to_owned(), depth: event.pdu.depth() });
+        let mut tips: Vec<Tip> = self
+            .live
+            .tips
+            .iter()
+            .filter(|tip| !follows.contains(&tip.event))
+            .cloned()
+            .collect();
+        tips.push(Tip {
+            event: event.num,
+            id: event.pdu.event_id().to_owned(),
+            depth: event.pdu.depth(),
+        });
         self.lay(event, tips, after, more).await
     }
 
     /// Lays an accepted event at the end of the timeline and makes these the extremities.
-    pub async fn lay(&mut self, event: Judged, tips: Vec<Tip>, after: SnapNum, more: u8) -> Result<Position, RoomError> {
+    pub async fn lay(
+        &mut self,
+        event: Judged,
+        tips: Vec<Tip>,
+        after: SnapNum,
+        more: u8,
+    ) -> Result<Position, RoomError> {
         let position = self.work.position();
         let (num, pdu) = (event.num, event.pdu.clone());
-        let place = Place::Timeline { position, sub: u32::MAX };
+        let place = Place::Timeline {
+            position,
+            sub: u32::MAX,
+        };
         delta::put_event(&mut self.work, self.live.num, Judged { place, ..event }).await?;
         let snap = match tips.len() {
             1 => after,
-            _ => resolve::state_after(&mut self.work, &self.live, tips.iter().map(|tip| tip.event).collect()).await?,
+            _ => {
+                resolve::state_after(
+                    &mut self.work,
+                    &self.live,
+                    tips.iter().map(|tip| tip.event).collect(),
+                )
+                .await?
+            }
         };
         let old = self.live.head.take();
         let mut bits = more;
         if old.as_ref().map_or(SnapNum::EMPTY, |head| head.snap) != snap {
-            self.work.batch.put(&STATE_AT, &(self.live.num, position), &snap);
+            self.work
+                .batch
+                .put(&STATE_AT, &(self.live.num, position), &snap);
             bits |= flags::STATE_CHANGED;
         }
         self.live.head = Some(Head {
@@ -137,12 +204,33 @@ impl<'a> Line<'a> {
         Ok(position)
     }
 
+    /// Applies what is in the batch so far. Only while it holds nothing that is right only together with what follows:
+    /// outliers, which nothing points at yet.
+    pub async fn flush(&mut self) -> Result<(), RoomError> {
+        let anchor = self
+            .original
+            .as_ref()
+            .map(|head| (self.live.num, head.snap));
+        let next = Work::new(
+            self.work.rooms,
+            self.work.reader.clone(),
+            self.work.rules,
+            anchor,
+        );
+        // Whatever follows is synced with it or after it.
+        let _applied = std::mem::replace(&mut self.work, next).commit().await?;
+        self.work.reader = self.work.rooms.reader();
+        Ok(())
+    }
+
     /// Applies the batch and leaves the lane. The caller waits for [`Applied::durable`] before it acknowledges anything.
     pub async fn finish(mut self, lane: Lane) -> Result<Applied, RoomError> {
         if let Some(mut head) = self.live.head.take() {
             if Some(&head) != self.original.as_ref() {
                 let room = self.live.num;
-                let changed = delta::move_head(&mut self.work, room, self.original.as_ref(), &mut head).await?;
+                let changed =
+                    delta::move_head(&mut self.work, room, self.original.as_ref(), &mut head)
+                        .await?;
                 if let Some((_, last)) = self.log.last_mut() {
                     last.memberships = changed;
                 }
@@ -150,7 +238,9 @@ impl<'a> Line<'a> {
             self.live.head = Some(head);
         }
         for (position, entry) in self.log {
-            self.work.batch.log(position, TOPIC_EVENT, self.live.num.0, entry.to_bytes());
+            self.work
+                .batch
+                .log(position, TOPIC_EVENT, self.live.num.0, entry.to_bytes());
         }
         let applied = self.work.commit().await?;
         lane.leave(self.live);

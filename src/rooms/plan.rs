@@ -15,8 +15,19 @@ pub(crate) struct AuthState(HashMap<(String, String), Pdu>);
 impl AuthState {
     /// Reads it from a state: the create event, and what `auth_types` names. Events whose content is too malformed to
     /// name anything are refused by the rules anyway.
-    pub async fn read(reader: &Reader, snap: SnapNum, pdu: &Pdu, rules: &RoomRules) -> Result<Self, StoreError> {
-        let types = auth_types(pdu.kind(), pdu.sender(), pdu.state_key(), pdu.content(), rules);
+    pub async fn read(
+        reader: &Reader,
+        snap: SnapNum,
+        pdu: &Pdu,
+        rules: &RoomRules,
+    ) -> Result<Self, StoreError> {
+        let types = auth_types(
+            pdu.kind(),
+            pdu.sender(),
+            pdu.state_key(),
+            pdu.content(),
+            rules,
+        );
         let mut types = types.unwrap_or_default();
         types.push(("m.room.create".to_owned(), String::new()));
         let mut state = HashMap::with_capacity(types.len());
@@ -72,18 +83,27 @@ pub(crate) fn judge(case: &Case<'_>) -> Verdict {
     if let Err(reason) = case.before.check(case.pdu, case.rules) {
         return Verdict::Reject(format!("the state before the event forbids it: {reason}"));
     }
-    match case.current.map(|current| current.check(case.pdu, case.rules)) {
+    match case
+        .current
+        .map(|current| current.check(case.pdu, case.rules))
+    {
         None | Some(Ok(())) => Verdict::Accept,
         Some(Err(reason)) => Verdict::SoftFail(format!("the current state forbids it: {reason}")),
     }
 }
 
 /// Check 4 alone: all that can be asked of an outlier.
-pub(crate) fn judge_by_auth_events(pdu: &Pdu, rules: &RoomRules, auth: &[Pdu]) -> Result<(), String> {
+pub(crate) fn judge_by_auth_events(
+    pdu: &Pdu,
+    rules: &RoomRules,
+    auth: &[Pdu],
+) -> Result<(), String> {
     let find = |id: &EventId| auth.iter().find(|event| event.event_id() == id).cloned();
     check_auth_events(pdu, rules, find).map_err(|error| error.0)?;
     let by_auth = AuthState::of(auth.iter().cloned());
-    by_auth.check(pdu, rules).map_err(|reason| format!("its auth events forbid it: {reason}"))
+    by_auth
+        .check(pdu, rules)
+        .map_err(|reason| format!("its auth events forbid it: {reason}"))
 }
 
 /// An event of our own, which was given its auth events from the state before it: one check stands for two.

@@ -9,13 +9,13 @@ use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
 use crate::{
     cache::{AuthEdges, Caches},
     tables::{
-        EVENT_IDS, EVENTS, EventRow, HEAD, Head, NODES, Node, OUTLIERS, Place, ROOMS, RoomRow, SNAPS, STATE_AT, Snap,
-        TIMELINE,
+        EVENT_IDS, EVENTS, EventRow, HEAD, Head, NODES, Node, OUTLIERS, Place, ROOMS, RoomRow,
+        SNAPS, STATE_AT, Snap, TIMELINE,
     },
     tree::{self, Change, Nodes},
     types::{
-        EventHash, EventNum, NodeNum, ROOM_NUMBERS, RoomNum, STATE_KEY_NUMBERS, SnapNum, StateKeyNum, USER_NUMBERS,
-        UserNum, split_state_key_name, state_key_name,
+        EventHash, EventNum, NodeNum, ROOM_NUMBERS, RoomNum, STATE_KEY_NUMBERS, SnapNum,
+        StateKeyNum, USER_NUMBERS, UserNum, split_state_key_name, state_key_name,
     },
 };
 
@@ -50,7 +50,10 @@ impl Nodes for Reader {
             return Ok(node);
         }
         let Some(node) = self.snapshot.get(&NODES, &num).await? else {
-            return Err(missing_row("state nodes", format!("there is no node {}", num.0)));
+            return Err(missing_row(
+                "state nodes",
+                format!("there is no node {}", num.0),
+            ));
         };
         let node = Arc::new(node);
         self.caches.keep_node(num, node.clone());
@@ -60,13 +63,21 @@ impl Nodes for Reader {
 
 /// A row that another row points at is not there.
 pub(crate) fn missing_row(table: &'static str, what: String) -> StoreError {
-    StoreError::Corrupt { table, source: resuni_store::Corrupt::new(what) }
+    StoreError::Corrupt {
+        table,
+        source: resuni_store::Corrupt::new(what),
+    }
 }
 
 impl Reader {
     /// The number of a room we ever had something of.
     pub async fn room_num(&self, room: &RoomId) -> Result<Option<RoomNum>, StoreError> {
-        Ok(self.store.numbers().find(&ROOM_NUMBERS, room.as_str().as_bytes()).await?.map(RoomNum))
+        Ok(self
+            .store
+            .numbers()
+            .find(&ROOM_NUMBERS, room.as_str().as_bytes())
+            .await?
+            .map(RoomNum))
     }
 
     pub async fn room_row(&self, room: RoomNum) -> Result<Option<RoomRow>, StoreError> {
@@ -78,7 +89,12 @@ impl Reader {
     }
 
     pub async fn user_num(&self, user: &UserId) -> Result<Option<UserNum>, StoreError> {
-        Ok(self.store.numbers().find(&USER_NUMBERS, user.as_str().as_bytes()).await?.map(UserNum))
+        Ok(self
+            .store
+            .numbers()
+            .find(&USER_NUMBERS, user.as_str().as_bytes())
+            .await?
+            .map(UserNum))
     }
 
     pub async fn user_id(&self, user: UserNum) -> Result<OwnedUserId, StoreError> {
@@ -138,12 +154,15 @@ impl Reader {
             return Ok(pdu);
         }
         let json = match row.place {
-            Place::Timeline { position, sub } => {
-                self.snapshot.get(&TIMELINE, &(row.room, position, sub)).await?.map(|row| row.pdu)
-            }
+            Place::Timeline { position, sub } => self
+                .snapshot
+                .get(&TIMELINE, &(row.room, position, sub))
+                .await?
+                .map(|row| row.pdu),
             _ => self.snapshot.get(&OUTLIERS, &num).await?.map(|row| row.pdu),
         };
-        let json = json.ok_or_else(|| missing_row("timelines", format!("the event {} has no JSON", num.0)))?;
+        let json = json
+            .ok_or_else(|| missing_row("timelines", format!("the event {} has no JSON", num.0)))?;
         let pdu = stored_pdu(row.id, json)?;
         self.caches.keep_pdu(num, pdu.clone());
         Ok(pdu)
@@ -153,7 +172,11 @@ impl Reader {
     pub async fn judged(&self, num: EventNum) -> Result<Pdu, StoreError> {
         let row = self.event_row(num).await?;
         let pdu = self.pdu_of(num, &row).await?;
-        Ok(if row.place == Place::Rejected { pdu.mark_rejected() } else { pdu })
+        Ok(if row.place == Place::Rejected {
+            pdu.mark_rejected()
+        } else {
+            pdu
+        })
     }
 
     /// Its place in the auth graph.
@@ -163,15 +186,26 @@ impl Reader {
         }
         // Event numbers are never given out twice, so this holds even if the batch with the row is refused.
         let row = self.event_row(num).await?;
-        let edges = Arc::new(AuthEdges { generation: row.generation, auth: row.auth });
-        self.caches.edges.insert(num, edges.clone());
+        let place = row.place;
+        let edges = Arc::new(AuthEdges {
+            generation: row.generation,
+            auth: row.auth,
+        });
+        // Those of an event that was not checked are not all known: they are not final.
+        if place != Place::Unchecked {
+            self.caches.edges.insert(num, edges.clone());
+        }
         Ok(edges)
     }
 
     /// Root, size and digest of a state.
     pub async fn snap(&self, num: SnapNum) -> Result<Snap, StoreError> {
         if num == SnapNum::EMPTY {
-            return Ok(Snap { root: NodeNum::EMPTY, count: 0, digest: resuni_dag::Lattice::empty().digest().0 });
+            return Ok(Snap {
+                root: NodeNum::EMPTY,
+                count: 0,
+                digest: resuni_dag::Lattice::empty().digest().0,
+            });
         }
         if let Some(snap) = self.fresh.snaps.get(&num) {
             return Ok(*snap);
@@ -180,18 +214,28 @@ impl Reader {
             return Ok(snap);
         }
         let snap = self.snapshot.get(&SNAPS, &num).await?;
-        let snap = snap.ok_or_else(|| missing_row("states", format!("there is no state {}", num.0)))?;
+        let snap =
+            snap.ok_or_else(|| missing_row("states", format!("there is no state {}", num.0)))?;
         self.caches.snaps.insert(num, snap);
         Ok(snap)
     }
 
     /// The number of a pair of event type and state key, if any state ever held it.
-    pub async fn state_key_num(&self, kind: &str, state_key: &str) -> Result<Option<StateKeyNum>, StoreError> {
+    pub async fn state_key_num(
+        &self,
+        kind: &str,
+        state_key: &str,
+    ) -> Result<Option<StateKeyNum>, StoreError> {
         let name = state_key_name(kind, state_key);
         if let Some(num) = self.fresh.state_key_nums.get(&name) {
             return Ok(Some(*num));
         }
-        Ok(self.store.numbers().find(&STATE_KEY_NUMBERS, &name).await?.map(StateKeyNum))
+        Ok(self
+            .store
+            .numbers()
+            .find(&STATE_KEY_NUMBERS, &name)
+            .await?
+            .map(StateKeyNum))
     }
 
     /// Event type and state key.
@@ -203,20 +247,37 @@ impl Reader {
         name.as_deref()
             .and_then(split_state_key_name)
             .map(|(kind, key)| (kind.to_owned(), key.to_owned()))
-            .ok_or_else(|| missing_row("names", format!("the state key {} has no valid name", num.0)))
+            .ok_or_else(|| {
+                missing_row(
+                    "names",
+                    format!("the state key {} has no valid name", num.0),
+                )
+            })
     }
 
     /// The event that a state holds for this type and key.
-    pub async fn state_event(&self, snap: SnapNum, kind: &str, key: &str) -> Result<Option<EventNum>, StoreError> {
+    pub async fn state_event(
+        &self,
+        snap: SnapNum,
+        kind: &str,
+        key: &str,
+    ) -> Result<Option<EventNum>, StoreError> {
         if snap == SnapNum::EMPTY {
             return Ok(None);
         }
-        let Some(key) = self.state_key_num(kind, key).await? else { return Ok(None) };
+        let Some(key) = self.state_key_num(kind, key).await? else {
+            return Ok(None);
+        };
         tree::get(self, self.snap(snap).await?.root, key).await
     }
 
     /// The same, as an event.
-    pub async fn state_pdu(&self, snap: SnapNum, kind: &str, key: &str) -> Result<Option<Pdu>, StoreError> {
+    pub async fn state_pdu(
+        &self,
+        snap: SnapNum,
+        kind: &str,
+        key: &str,
+    ) -> Result<Option<Pdu>, StoreError> {
         match self.state_event(snap, kind, key).await? {
             Some(num) => self.pdu(num).await.map(Some),
             None => Ok(None),
@@ -224,7 +285,10 @@ impl Reader {
     }
 
     /// A whole state. Proportional to its size.
-    pub async fn state_entries(&self, snap: SnapNum) -> Result<Vec<(StateKeyNum, EventNum)>, StoreError> {
+    pub async fn state_entries(
+        &self,
+        snap: SnapNum,
+    ) -> Result<Vec<(StateKeyNum, EventNum)>, StoreError> {
         tree::entries(self, self.snap(snap).await?.root).await
     }
 
@@ -238,13 +302,18 @@ impl Reader {
 
     /// The current state of a room as it was at a position of the log.
     pub async fn state_at(&self, room: RoomNum, position: Position) -> Result<SnapNum, StoreError> {
-        let range = ScanRange::before(&(room, Position(position.0.saturating_add(1)))).within(&room);
-        let rows = self.snapshot.scan(&STATE_AT, range, Direction::Backward, 1).await?;
+        let range =
+            ScanRange::before(&(room, Position(position.0.saturating_add(1)))).within(&room);
+        let rows = self
+            .snapshot
+            .scan(&STATE_AT, range, Direction::Backward, 1)
+            .await?;
         Ok(rows.first().map_or(SnapNum::EMPTY, |(_, snap)| *snap))
     }
 }
 
 /// An event from our own rows.
 pub(crate) fn stored_pdu(id: EventHash, json: String) -> Result<Pdu, StoreError> {
-    Pdu::from_canonical(id.to_id(), json).map_err(|error| missing_row("events", format!("the event {id:?}: {error}")))
+    Pdu::from_canonical(id.to_id(), json)
+        .map_err(|error| missing_row("events", format!("the event {id:?}: {error}")))
 }

@@ -47,11 +47,16 @@ impl Rooms {
         state: Option<Vec<OwnedEventId>>,
     ) -> Result<Received, RoomError> {
         if pdu.room_id() != room {
-            return Err(RoomError::bad("M_INVALID_PARAM", format!("the event {} is of another room", pdu.event_id())));
+            return Err(RoomError::bad(
+                "M_INVALID_PARAM",
+                format!("the event {} is of another room", pdu.event_id()),
+            ));
         }
         let room: OwnedRoomId = room.to_owned();
         let mut lane = self.lanes.enter(&room).await;
-        let Some(mut line) = Line::open(self, &mut lane, &room).await? else { return Ok(Received::Known) };
+        let Some(mut line) = Line::open(self, &mut lane, &room).await? else {
+            return Ok(Received::Known);
+        };
         // A room that none of our users is in any more goes on without us.
         if line.live.head.is_none() || !delta::has_local_members(&line.work, line.live.num).await? {
             lane.leave(line.live);
@@ -72,20 +77,22 @@ impl Rooms {
 
 /// What an event refers to, by number.
 #[derive(Default)]
-struct Refs {
-    prev: Vec<EventNum>,
-    auth: Vec<EventNum>,
-    missing_prev: Vec<OwnedEventId>,
-    missing_auth: Vec<OwnedEventId>,
+pub(crate) struct Refs {
+    pub prev: Vec<EventNum>,
+    pub auth: Vec<EventNum>,
+    pub missing_prev: Vec<OwnedEventId>,
+    pub missing_auth: Vec<OwnedEventId>,
 }
 
 impl Refs {
-    async fn of(work: &Work<'_>, pdu: &Pdu) -> Result<Self, StoreError> {
+    pub async fn of(work: &Work<'_>, pdu: &Pdu) -> Result<Self, StoreError> {
         let mut refs = Self::default();
         for id in pdu.prev_events() {
             match work.reader.event_num(id).await? {
                 // Of an outlier no state is known, so nothing can follow it yet.
-                Some(num) if work.reader.event_row(num).await?.place != Place::Outlier => refs.prev.push(num),
+                Some(num) if work.reader.event_row(num).await?.place.has_state() => {
+                    refs.prev.push(num)
+                }
                 _ => refs.missing_prev.push(id.clone()),
             }
         }
@@ -95,19 +102,28 @@ impl Refs {
 }
 
 /// The auth events that we have, and the ids of those that we don't.
-pub(crate) async fn auth_of(work: &Work<'_>, pdu: &Pdu) -> Result<(Vec<EventNum>, Vec<OwnedEventId>), StoreError> {
+pub(crate) async fn auth_of(
+    work: &Work<'_>,
+    pdu: &Pdu,
+) -> Result<(Vec<EventNum>, Vec<OwnedEventId>), StoreError> {
     let (mut known, mut missing) = (Vec::new(), Vec::new());
     for id in pdu.auth_events() {
         match work.reader.event_num(id).await? {
-            Some(num) => known.push(num),
-            None => missing.push(id.clone()),
+            Some(num) if work.reader.event_row(num).await?.place != Place::Unchecked => {
+                known.push(num)
+            }
+            _ => missing.push(id.clone()),
         }
     }
     Ok((known, missing))
 }
 
 /// The auth events themselves, and the create event, which no event names in room version 12.
-pub(crate) async fn auth_pdus(work: &Work<'_>, pdu: &Pdu, auth: &[EventNum]) -> Result<Vec<Pdu>, StoreError> {
+pub(crate) async fn auth_pdus(
+    work: &Work<'_>,
+    pdu: &Pdu,
+    auth: &[EventNum],
+) -> Result<Vec<Pdu>, StoreError> {
     let mut pdus = Vec::with_capacity(auth.len() + 1);
     for num in auth {
         pdus.push(work.reader.judged(*num).await?);
@@ -122,51 +138,80 @@ pub(crate) async fn auth_pdus(work: &Work<'_>, pdu: &Pdu, auth: &[EventNum]) -> 
 }
 
 impl Line<'_> {
-    async fn receive(&mut self, pdu: Pdu, state: Option<Vec<OwnedEventId>>) -> Result<Received, RoomError> {
+    async fn receive(
+        &mut self,
+        pdu: Pdu,
+        state: Option<Vec<OwnedEventId>>,
+    ) -> Result<Received, RoomError> {
         let hash = hash_of(&pdu)?;
         if let Some(num) = self.work.reader.event_num_of(hash).await?
-            && self.work.reader.event_row(num).await?.place != Place::Outlier
+            && self.work.reader.event_row(num).await?.place.has_state()
         {
             return Ok(Received::Known);
         }
         let refs = Refs::of(&self.work, &pdu).await?;
         let gap = !refs.missing_prev.is_empty();
         if !refs.missing_auth.is_empty() || (gap && state.is_none()) {
-            return Ok(Received::Missing { prev: refs.missing_prev, auth: refs.missing_auth });
+            return Ok(Received::Missing {
+                prev: refs.missing_prev,
+                auth: refs.missing_auth,
+            });
         }
         let before = match state.filter(|_| gap) {
             Some(state) => match self.given_state(state).await? {
                 Ok(given) => self.state_before(&refs.prev, Some(given)).await?,
-                Err(missing) => return Ok(Received::Missing { prev: refs.missing_prev, auth: missing }),
+                Err(missing) => {
+                    return Ok(Received::Missing {
+                        prev: refs.missing_prev,
+                        auth: missing,
+                    });
+                }
             },
             None => self.state_before(&refs.prev, None).await?,
         };
-        let verdict = self.judge(&pdu, &refs.auth, before).await?;
+        let verdict = self.judge_in(&pdu, &refs.auth, before, true).await?;
         self.keep(pdu, refs, before, verdict).await
     }
 
     /// The state that is made of these events; or those of them that we don't have. Rejected ones are left out.
-    pub async fn given_state(&mut self, ids: Vec<OwnedEventId>) -> Result<Result<SnapNum, Vec<OwnedEventId>>, RoomError> {
+    pub async fn given_state(
+        &mut self,
+        ids: Vec<OwnedEventId>,
+    ) -> Result<Result<SnapNum, Vec<OwnedEventId>>, RoomError> {
         let (mut entries, mut missing) = (Vec::with_capacity(ids.len()), Vec::new());
         for id in ids {
-            let Some(num) = self.work.reader.event_num(&id).await? else {
+            let row = match self.work.reader.event_num(&id).await? {
+                Some(num) => Some((num, self.work.reader.event_row(num).await?)),
+                None => None,
+            };
+            let Some((num, row)) = row.filter(|(_, row)| row.place != Place::Unchecked) else {
                 missing.push(id);
                 continue;
             };
-            let row = self.work.reader.event_row(num).await?;
-            if let (Some(key), true) = (row.state_key, row.room == self.live.num && row.place != Place::Rejected) {
+            if let (Some(key), true) = (
+                row.state_key,
+                row.room == self.live.num && row.place != Place::Rejected,
+            ) {
                 entries.push((key, num));
             }
         }
         if !missing.is_empty() {
             return Ok(Err(missing));
         }
-        let near = self.live.head.as_ref().map_or(SnapNum::EMPTY, |head| head.snap);
+        let near = self
+            .live
+            .head
+            .as_ref()
+            .map_or(SnapNum::EMPTY, |head| head.snap);
         Ok(Ok(self.work.state_of(near, entries).await?))
     }
 
     /// The state before an event: that after all it follows, resolved.
-    pub async fn state_before(&mut self, prev: &[EventNum], given: Option<SnapNum>) -> Result<SnapNum, RoomError> {
+    pub async fn state_before(
+        &mut self,
+        prev: &[EventNum],
+        given: Option<SnapNum>,
+    ) -> Result<SnapNum, RoomError> {
         let head = self.live.head.as_ref();
         if let (None, Some(head)) = (given, head)
             && prev.len() == head.extremities.len()
@@ -181,10 +226,19 @@ impl Line<'_> {
         resolve::resolve_states(&mut self.work, &self.live, snaps).await
     }
 
-    async fn judge(&mut self, pdu: &Pdu, auth: &[EventNum], before: SnapNum) -> Result<Verdict, RoomError> {
+    /// Checks 4 to 6; the last only where the current state matters.
+    pub async fn judge_in(
+        &self,
+        pdu: &Pdu,
+        auth: &[EventNum],
+        before: SnapNum,
+        by_current: bool,
+    ) -> Result<Verdict, RoomError> {
         let reader = &self.work.reader;
         let current = match &self.live.head {
-            Some(head) if head.snap != before => Some(AuthState::read(reader, head.snap, pdu, self.work.rules).await?),
+            Some(head) if by_current && head.snap != before => {
+                Some(AuthState::read(reader, head.snap, pdu, self.work.rules).await?)
+            }
             _ => None,
         };
         Ok(judge(&Case {
@@ -196,24 +250,15 @@ impl Line<'_> {
         }))
     }
 
-    async fn keep(&mut self, pdu: Pdu, refs: Refs, before: SnapNum, verdict: Verdict) -> Result<Received, RoomError> {
-        let num = self.work.event(hash_of(&pdu)?).await?;
+    async fn keep(
+        &mut self,
+        pdu: Pdu,
+        refs: Refs,
+        before: SnapNum,
+        verdict: Verdict,
+    ) -> Result<Received, RoomError> {
         let rejected = matches!(verdict, Verdict::Reject(_));
-        let after = if rejected { before } else { self.state_with(before, num, &pdu).await? };
-        let generation = build::generation(&self.work, &refs.auth).await?;
-        let mut event = Judged {
-            num,
-            pdu,
-            place: Place::Outlier,
-            reason: None,
-            before,
-            after,
-            auth: refs.auth,
-            generation,
-            new: false,
-            txn: None,
-            now: self.work.rooms.clock.now_ms(),
-        };
+        let mut event = self.judged(pdu, refs.auth, before, !rejected).await?;
         let (place, reason) = match verdict {
             Verdict::Accept => {
                 let follows = self.followed(refs.prev).await?;
@@ -232,14 +277,49 @@ impl Line<'_> {
         })
     }
 
+    /// An event of another server with all that is written of it but its place.
+    pub async fn judged(
+        &mut self,
+        pdu: Pdu,
+        auth: Vec<EventNum>,
+        before: SnapNum,
+        accepted: bool,
+    ) -> Result<Judged, RoomError> {
+        let num = self.work.event(hash_of(&pdu)?).await?;
+        let after = if accepted {
+            self.state_with(before, num, &pdu).await?
+        } else {
+            before
+        };
+        let generation = build::generation(&self.work, &auth).await?;
+        let now = self.work.rooms.clock.now_ms();
+        let (place, reason, txn) = (Place::Outlier, None, None);
+        Ok(Judged {
+            num,
+            pdu,
+            place,
+            reason,
+            before,
+            after,
+            auth,
+            generation,
+            new: false,
+            txn,
+            now,
+        })
+    }
+
     /// The extremities that an event with these `prev_events` takes the place of: also those that it follows over events
     /// that were refused, which are no extremities themselves.
-    async fn followed(&self, prev: Vec<EventNum>) -> Result<HashSet<EventNum>, StoreError> {
+    pub async fn followed(&self, prev: Vec<EventNum>) -> Result<HashSet<EventNum>, StoreError> {
         let mut found = HashSet::new();
         let mut todo = prev;
         let mut detours = 0;
         while let Some(num) = todo.pop() {
-            if !found.insert(num) || self.live.tips.iter().any(|tip| tip.event == num) || detours > DETOUR {
+            if !found.insert(num)
+                || self.live.tips.iter().any(|tip| tip.event == num)
+                || detours > DETOUR
+            {
                 continue;
             }
             let row = self.work.reader.event_row(num).await?;

@@ -31,13 +31,20 @@ pub(crate) async fn put(
     event: &Judged,
 ) -> Result<(), RoomError> {
     if let Some(target) = event.pdu.redacts(work.rules) {
-        redact(work, room, (num, &event.pdu, event.before), &target.to_owned()).await?;
+        redact(
+            work,
+            room,
+            (num, &event.pdu, event.before),
+            &target.to_owned(),
+        )
+        .await?;
     }
     if !event.new {
         redact_by_held(work, room, hash, &event.pdu, spot).await?;
     }
     if let Some((target, relation)) = relation_of(&event.pdu, num, sender) {
-        work.batch.put(&RELATIONS, &(room, target, spot.0, spot.1), &relation);
+        work.batch
+            .put(&RELATIONS, &(room, target, spot.0, spot.1), &relation);
     }
     Ok(())
 }
@@ -50,7 +57,9 @@ async fn redact(
     (num, redaction, state): (EventNum, &Pdu, SnapNum),
     target: &EventId,
 ) -> Result<(), StoreError> {
-    let Some(hash) = EventHash::of(target) else { return Ok(()) };
+    let Some(hash) = EventHash::of(target) else {
+        return Ok(());
+    };
     if let Some(target) = work.reader.event_num_of(hash).await? {
         let row = work.reader.event_row(target).await?;
         if row.room != room {
@@ -77,7 +86,11 @@ async fn redact_by_held(
     spot: Spot,
 ) -> Result<(), StoreError> {
     let range = ScanRange::prefix(&(room, hash));
-    let held = work.reader.snapshot.scan(&HELD_REDACTIONS, range, Direction::Forward, HELD).await?;
+    let held = work
+        .reader
+        .snapshot
+        .scan(&HELD_REDACTIONS, range, Direction::Forward, HELD)
+        .await?;
     for (key, ()) in held {
         let row = work.reader.event_row(key.2).await?;
         let redaction = work.reader.pdu_of(key.2, &row).await?;
@@ -89,7 +102,12 @@ async fn redact_by_held(
     Ok(())
 }
 
-async fn put_redaction(work: &mut Work<'_>, room: RoomNum, spot: Spot, num: EventNum) -> Result<(), StoreError> {
+async fn put_redaction(
+    work: &mut Work<'_>,
+    room: RoomNum,
+    spot: Spot,
+    num: EventNum,
+) -> Result<(), StoreError> {
     let key = (room, spot.0, spot.1);
     if work.reader.snapshot.get(&REDACTIONS, &key).await?.is_none() {
         work.batch.put(&REDACTIONS, &key, &num);
@@ -97,9 +115,19 @@ async fn put_redaction(work: &mut Work<'_>, room: RoomNum, spot: Spot, num: Even
     Ok(())
 }
 
-async fn may_redact(work: &Work<'_>, redaction: &Pdu, state: SnapNum, target: &Pdu) -> Result<bool, StoreError> {
-    let Some(create) = work.reader.state_pdu(state, "m.room.create", "").await? else { return Ok(false) };
-    let levels = work.reader.state_pdu(state, "m.room.power_levels", "").await?;
+async fn may_redact(
+    work: &Work<'_>,
+    redaction: &Pdu,
+    state: SnapNum,
+    target: &Pdu,
+) -> Result<bool, StoreError> {
+    let Some(create) = work.reader.state_pdu(state, "m.room.create", "").await? else {
+        return Ok(false);
+    };
+    let levels = work
+        .reader
+        .state_pdu(state, "m.room.power_levels", "")
+        .await?;
     let levels = PowerLevels::read(&create, levels.as_ref(), work.rules);
     Ok(levels.is_ok_and(|levels| levels.may_redact(redaction.sender(), target.sender())))
 }
@@ -119,14 +147,28 @@ struct RelatesTo {
 }
 
 /// "Relationship definition" of the client-server API: `m.relates_to` with a `rel_type` and an `event_id`.
-pub(crate) fn relation_of(pdu: &Pdu, event: EventNum, sender: UserNum) -> Option<(EventHash, Relation)> {
+pub(crate) fn relation_of(
+    pdu: &Pdu,
+    event: EventNum,
+    sender: UserNum,
+) -> Option<(EventHash, Relation)> {
     if !pdu.content().get().contains("m.relates_to") {
         return None;
     }
-    let RelatesTo { rel_type, event_id, key } = pdu.content_as::<Content>().ok()?.relates_to;
+    let RelatesTo {
+        rel_type,
+        event_id,
+        key,
+    } = pdu.content_as::<Content>().ok()?.relates_to;
     if rel_type.len() > NAME_BYTES || key.as_ref().is_some_and(|key| key.len() > NAME_BYTES) {
         return None;
     }
-    let relation = Relation { rel_type, event, kind: pdu.kind().to_owned(), sender, key };
+    let relation = Relation {
+        rel_type,
+        event,
+        kind: pdu.kind().to_owned(),
+        sender,
+        key,
+    };
     Some((EventHash::of(&event_id)?, relation))
 }

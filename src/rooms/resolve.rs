@@ -10,7 +10,8 @@ use std::{
 };
 
 use resuni_dag::{
-    Conflict, Pdu, RoomRules, StateKey, auth_difference, base_keys, conflicted_subgraph, create_event_id,
+    Conflict, Pdu, RoomRules, StateKey, auth_difference, base_keys, conflicted_subgraph,
+    create_event_id,
 };
 use resuni_store::StoreError;
 use ruma::OwnedEventId;
@@ -60,9 +61,12 @@ pub(crate) async fn resolve_states(
     let (puts, same) = run_blocking(work, move |handle| {
         let walked = forks.walk(&reader, rules, &handle)?;
         handle.block_on(async {
-            let conflict = forks.conflict(&reader, rules, walked, create_event_id(&room_id)).await?;
-            let resolved = resuni_dag::resolve(&conflict, rules)
-                .map_err(|error| RoomError::Inconsistent(format!("in the room {room_id}, {error}")))?;
+            let conflict = forks
+                .conflict(&reader, rules, walked, create_event_id(&room_id))
+                .await?;
+            let resolved = resuni_dag::resolve(&conflict, rules).map_err(|error| {
+                RoomError::Inconsistent(format!("in the room {room_id}, {error}"))
+            })?;
             let puts = forks.puts(&reader, resolved).await?;
             let same = forks.same_as(&puts);
             Ok((puts, same))
@@ -103,7 +107,11 @@ async fn run_blocking<T: Send + 'static>(
         let _permit = permit;
         run(handle)
     });
-    done.await.unwrap_or_else(|error| Err(RoomError::Inconsistent(format!("state resolution stopped: {error}"))))
+    done.await.unwrap_or_else(|error| {
+        Err(RoomError::Inconsistent(format!(
+            "state resolution stopped: {error}"
+        )))
+    })
 }
 
 /// States that disagree, and where.
@@ -119,7 +127,9 @@ impl Forks {
         for (i, snap) in snaps.iter().enumerate().skip(1) {
             for change in reader.state_diff(snaps[0], *snap).await? {
                 // Where a state has no difference from the first, it holds the same event.
-                let events = keys.entry(change.key).or_insert_with(|| vec![change.before; snaps.len()]);
+                let events = keys
+                    .entry(change.key)
+                    .or_insert_with(|| vec![change.before; snaps.len()]);
                 events[i] = change.after;
             }
         }
@@ -131,31 +141,58 @@ impl Forks {
     }
 
     /// The auth difference and, in v2.1, the conflicted state subgraph.
-    fn walk(&self, reader: &Reader, rules: &RoomRules, handle: &Handle) -> Result<Walked, StoreError> {
-        let graph = Graph { reader, handle, error: RefCell::new(None) };
+    fn walk(
+        &self,
+        reader: &Reader,
+        rules: &RoomRules,
+        handle: &Handle,
+    ) -> Result<Walked, StoreError> {
+        let graph = Graph {
+            reader,
+            handle,
+            error: RefCell::new(None),
+        };
         let sets: Vec<Vec<EventNum>> = (0..self.snaps.len())
             .map(|i| self.keys.values().filter_map(|events| events[i]).collect())
             .collect();
-        let shared = std::iter::once_with(|| graph.entries_without(self.snaps[0], &self.keys)).flatten();
-        let difference = auth_difference(&sets, shared, |n| graph.generation(n), |n| graph.parents(n));
+        let shared =
+            std::iter::once_with(|| graph.entries_without(self.snaps[0], &self.keys)).flatten();
+        let difference =
+            auth_difference(&sets, shared, |n| graph.generation(n), |n| graph.parents(n));
         let conflicted: Vec<EventNum> = self.conflicted().into_iter().collect();
         let subgraph = match rules.resolves_from_empty() {
             true => conflicted_subgraph(&conflicted, |n| graph.generation(n), |n| graph.parents(n)),
             false => HashSet::new(),
         };
-        graph.error.into_inner().map_or(Ok(Walked { difference, subgraph }), Err)
+        graph.error.into_inner().map_or(
+            Ok(Walked {
+                difference,
+                subgraph,
+            }),
+            Err,
+        )
     }
 
     async fn conflict(
         &self,
         reader: &Reader,
         rules: &RoomRules,
-        Walked { difference, subgraph }: Walked,
+        Walked {
+            difference,
+            subgraph,
+        }: Walked,
         create: Option<OwnedEventId>,
     ) -> Result<Conflict, RoomError> {
         let conflicted = self.conflicted();
-        let full: BTreeSet<EventNum> = conflicted.into_iter().chain(difference.iter().chain(&subgraph).copied()).collect();
-        let mut events = Events { reader, found: HashMap::new(), ids: HashMap::new() };
+        let full: BTreeSet<EventNum> = conflicted
+            .into_iter()
+            .chain(difference.iter().chain(&subgraph).copied())
+            .collect();
+        let mut events = Events {
+            reader,
+            found: HashMap::new(),
+            ids: HashMap::new(),
+        };
         for num in &full {
             events.add_with_auth(*num).await?;
         }
@@ -174,9 +211,19 @@ impl Forks {
                 }
             }
         }
-        let ids = |set: HashSet<EventNum>| set.into_iter().map(|num| events.id(num)).collect::<Result<_, _>>();
+        let ids = |set: HashSet<EventNum>| {
+            set.into_iter()
+                .map(|num| events.id(num))
+                .collect::<Result<_, _>>()
+        };
         let (auth_difference, subgraph) = (ids(difference)?, ids(subgraph)?);
-        Ok(Conflict { forks, base, auth_difference, subgraph, events: events.found })
+        Ok(Conflict {
+            forks,
+            base,
+            auth_difference,
+            subgraph,
+            events: events.found,
+        })
     }
 
     /// The unconflicted entries that authorisation may ask for.
@@ -186,14 +233,23 @@ impl Forks {
         full: &BTreeSet<EventNum>,
         rules: &RoomRules,
     ) -> Result<BTreeMap<StateKey, OwnedEventId>, RoomError> {
-        let replayed: Vec<Pdu> = full.iter().filter_map(|num| events.pdu(*num).cloned()).collect();
+        let replayed: Vec<Pdu> = full
+            .iter()
+            .filter_map(|num| events.pdu(*num).cloned())
+            .collect();
         let mut base = BTreeMap::new();
         for (kind, key) in base_keys(&replayed, rules) {
-            let Some(num) = events.reader.state_key_num(&kind, &key).await? else { continue };
+            let Some(num) = events.reader.state_key_num(&kind, &key).await? else {
+                continue;
+            };
             if self.keys.contains_key(&num) {
                 continue;
             }
-            if let Some(event) = events.reader.state_event(self.snaps[0], &kind, &key).await? {
+            if let Some(event) = events
+                .reader
+                .state_event(self.snaps[0], &kind, &key)
+                .await?
+            {
                 events.add_with_auth(event).await?;
                 base.insert((kind, key), events.id(event)?);
             }
@@ -203,11 +259,21 @@ impl Forks {
 
     /// What turns the first state into the resolved one. In rare cases a key comes back that none of the states has: see
     /// `resuni_dag::resolve`.
-    async fn puts(&self, reader: &Reader, resolved: BTreeMap<StateKey, OwnedEventId>) -> Result<Vec<Put>, RoomError> {
-        let mut puts: BTreeMap<StateKeyNum, Option<EventNum>> = self.keys.keys().map(|key| (*key, None)).collect();
+    async fn puts(
+        &self,
+        reader: &Reader,
+        resolved: BTreeMap<StateKey, OwnedEventId>,
+    ) -> Result<Vec<Put>, RoomError> {
+        let mut puts: BTreeMap<StateKeyNum, Option<EventNum>> =
+            self.keys.keys().map(|key| (*key, None)).collect();
         for ((kind, key), id) in resolved {
-            let (key, event) = (reader.state_key_num(&kind, &key).await?, reader.event_num(&id).await?);
-            let unknown = || RoomError::Inconsistent(format!("state resolution chose {id}, which is not kept"));
+            let (key, event) = (
+                reader.state_key_num(&kind, &key).await?,
+                reader.event_num(&id).await?,
+            );
+            let unknown = || {
+                RoomError::Inconsistent(format!("state resolution chose {id}, which is not kept"))
+            };
             puts.insert(key.ok_or_else(unknown)?, Some(event.ok_or_else(unknown)?));
         }
         Ok(puts.into_iter().collect())
@@ -215,8 +281,13 @@ impl Forks {
 
     /// The state among these that the resolved one is equal to.
     fn same_as(&self, puts: &[Put]) -> Option<SnapNum> {
-        let equal = |i: usize| puts.iter().all(|(key, event)| self.keys.get(key).is_some_and(|events| events[i] == *event));
-        (0..self.snaps.len()).find(|i| equal(*i)).map(|i| self.snaps[i])
+        let equal = |i: usize| {
+            puts.iter()
+                .all(|(key, event)| self.keys.get(key).is_some_and(|events| events[i] == *event))
+        };
+        (0..self.snaps.len())
+            .find(|i| equal(*i))
+            .map(|i| self.snaps[i])
     }
 }
 
@@ -252,7 +323,9 @@ impl Events<'_> {
             for auth in &self.reader.edges(num).await?.auth {
                 let known = self.ids.contains_key(auth);
                 self.add(*auth).await?;
-                let is_levels = self.pdu(*auth).is_some_and(|pdu| pdu.is("m.room.power_levels", ""));
+                let is_levels = self
+                    .pdu(*auth)
+                    .is_some_and(|pdu| pdu.is("m.room.power_levels", ""));
                 if is_levels && !known {
                     todo.push(*auth);
                 }
@@ -296,12 +369,18 @@ impl Graph<'_> {
     }
 
     fn parents(&self, num: EventNum) -> Vec<EventNum> {
-        self.edges(num).map(|edges| edges.auth.clone()).unwrap_or_default()
+        self.edges(num)
+            .map(|edges| edges.auth.clone())
+            .unwrap_or_default()
     }
 
     /// The events of a state at all keys but these.
     fn entries_without<V>(&self, snap: SnapNum, keys: &BTreeMap<StateKeyNum, V>) -> Vec<EventNum> {
         let entries = self.now(self.reader.state_entries(snap));
-        entries.into_iter().filter(|(key, _)| !keys.contains_key(key)).map(|(_, event)| event).collect()
+        entries
+            .into_iter()
+            .filter(|(key, _)| !keys.contains_key(key))
+            .map(|(_, event)| event)
+            .collect()
     }
 }

@@ -36,9 +36,20 @@ const RESOLVING: usize = 4;
 
 impl Rooms {
     /// The rooms in this store.
-    pub async fn open(config: RoomsConfig, store: Store, clock: SharedClock) -> Result<Arc<Self>, StoreError> {
+    pub async fn open(
+        config: RoomsConfig,
+        store: Store,
+        clock: SharedClock,
+    ) -> Result<Arc<Self>, StoreError> {
         let resolving = Arc::new(Semaphore::new(RESOLVING));
-        Ok(Arc::new(Self { config, store, clock, caches: Arc::new(Caches::new()), lanes: Lanes::new(), resolving }))
+        Ok(Arc::new(Self {
+            config,
+            store,
+            clock,
+            caches: Arc::new(Caches::new()),
+            lanes: Lanes::new(),
+            resolving,
+        }))
     }
 
     /// This server's name.
@@ -58,12 +69,18 @@ impl Rooms {
 
     /// A fresh snapshot. It sees everything that was applied, durable or not.
     pub(crate) fn reader(&self) -> Reader {
-        Reader { store: self.store.clone(), snapshot: self.store.snapshot(), caches: self.caches.clone(), fresh: Default::default() }
+        Reader {
+            store: self.store.clone(),
+            snapshot: self.store.snapshot(),
+            caches: self.caches.clone(),
+            fresh: Default::default(),
+        }
     }
 }
 
 /// The rules of a version, if we know it.
 pub(crate) fn rules_of(version: &str) -> Result<&'static RoomRules, RoomError> {
     let id = RoomVersionId::try_from(version).ok();
-    id.and_then(|id| RoomRules::of(&id)).ok_or_else(|| RoomError::UnsupportedVersion(version.to_owned()))
+    id.and_then(|id| RoomRules::of(&id))
+        .ok_or_else(|| RoomError::UnsupportedVersion(version.to_owned()))
 }

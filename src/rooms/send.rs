@@ -2,7 +2,9 @@
 
 use resuni_dag::Pdu;
 use resuni_store::StoreError;
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId,
+};
 
 use crate::{
     error::RoomError,
@@ -29,7 +31,10 @@ impl Rooms {
     ) -> Result<OwnedEventId, RoomError> {
         let event = checked(event)?;
         for _ in 1..ATTEMPTS {
-            match self.try_send(room, sender, event.clone(), txn.clone()).await {
+            match self
+                .try_send(room, sender, event.clone(), txn.clone())
+                .await
+            {
                 Err(RoomError::Contended) => {}
                 done => return done,
             }
@@ -47,7 +52,9 @@ impl Rooms {
         let room: OwnedRoomId = room.to_owned();
         let mut lane = self.lanes.enter(&room).await;
         let line = Line::open(self, &mut lane, &room).await?;
-        let mut line = line.filter(|line| line.live.head.is_some()).ok_or_else(|| RoomError::UnknownRoom(room))?;
+        let mut line = line
+            .filter(|line| line.live.head.is_some())
+            .ok_or_else(|| RoomError::UnknownRoom(room))?;
         if let Some(done) = already(&line, sender, &event, txn.as_ref()).await? {
             lane.leave(line.live);
             self.settle().await?;
@@ -71,7 +78,9 @@ impl Rooms {
         let room: OwnedRoomId = room.to_owned();
         let mut lane = self.lanes.enter(&room).await;
         let line = Line::open(self, &mut lane, &room).await?;
-        let mut line = line.filter(|line| line.live.head.is_some()).ok_or_else(|| RoomError::UnknownRoom(room))?;
+        let mut line = line
+            .filter(|line| line.live.head.is_some())
+            .ok_or_else(|| RoomError::UnknownRoom(room))?;
         let mut ids = Vec::with_capacity(events.len());
         for (sender, event) in events {
             ids.push(line.say(&sender, checked(event)?, None).await?);
@@ -101,7 +110,12 @@ fn redacts_in_content(event: &NewEvent) -> Result<OwnedEventId, RoomError> {
     }
     serde_json::from_str(event.content.get())
         .map(|content: Content| content.redacts)
-        .map_err(|_| RoomError::bad("M_BAD_JSON", "a redaction names the event it redacts in `redacts`"))
+        .map_err(|_| {
+            RoomError::bad(
+                "M_BAD_JSON",
+                "a redaction names the event it redacts in `redacts`",
+            )
+        })
 }
 
 /// The event that answers a request without sending anything.
@@ -117,8 +131,12 @@ async fn already(
     {
         return Ok(Some(reader.event_id(num).await?));
     }
-    let (Some(state_key), Some(head)) = (&event.state_key, &line.live.head) else { return Ok(None) };
-    let Some(current) = reader.state_pdu(head.snap, &event.kind, state_key).await? else { return Ok(None) };
+    let (Some(state_key), Some(head)) = (&event.state_key, &line.live.head) else {
+        return Ok(None);
+    };
+    let Some(current) = reader.state_pdu(head.snap, &event.kind, state_key).await? else {
+        return Ok(None);
+    };
     let same = current.sender() == sender && same_content(&current, event);
     Ok(same.then(|| current.event_id().to_owned()))
 }
@@ -129,12 +147,23 @@ async fn known_txn(
     event: &NewEvent,
     txn: &TxnKey,
 ) -> Result<Option<EventNum>, StoreError> {
-    let Some(user) = line.work.reader.user_num(sender).await? else { return Ok(None) };
-    let key = (user, line.live.num, txn.device.clone(), event.kind.clone(), txn.txn.clone());
+    let Some(user) = line.work.reader.user_num(sender).await? else {
+        return Ok(None);
+    };
+    let key = (
+        user,
+        line.live.num,
+        txn.device.clone(),
+        event.kind.clone(),
+        txn.txn.clone(),
+    );
     line.work.reader.snapshot.get(&TXNS, &key).await
 }
 
 fn same_content(current: &Pdu, event: &NewEvent) -> bool {
-    let Ok(content) = serde_json::from_str::<CanonicalJsonObject>(event.content.get()) else { return false };
-    serde_json::from_str::<CanonicalJsonValue>(current.content().get()).is_ok_and(|c| c == CanonicalJsonValue::Object(content))
+    let Ok(content) = serde_json::from_str::<CanonicalJsonObject>(event.content.get()) else {
+        return false;
+    };
+    serde_json::from_str::<CanonicalJsonValue>(current.content().get())
+        .is_ok_and(|c| c == CanonicalJsonValue::Object(content))
 }

@@ -33,7 +33,8 @@ pub static SNAPS: Table<SnapNum, Snap> = Table::new(0x0209, "states");
 pub static STATE_AT: Table<(RoomNum, Position), SnapNum> = Table::new(0x020a, "current states");
 /// Backward extremities: events that others name as `prev_events` and that we don't have in the timeline.
 /// The value lists (the first few of) those others.
-pub static MISSING: Table<(RoomNum, EventHash), Missing> = Table::new(0x020b, "backward extremities");
+pub static MISSING: Table<(RoomNum, EventHash), Missing> =
+    Table::new(0x020b, "backward extremities");
 /// The members of the current state by what they are. Derived from the current state.
 pub static MEMBERS: Table<(RoomNum, Membership, UserNum), EventNum> = Table::new(0x020c, "members");
 /// The rooms of a user, local or remote; for rooms we are not in, of local users only.
@@ -48,12 +49,15 @@ pub static SERVER_ROOMS: Table<(ServerNum, RoomNum), ()> = Table::new(0x0210, "r
 /// range in one scan. The first one that applies is kept.
 pub static REDACTIONS: Table<(RoomNum, Position, u32), EventNum> = Table::new(0x0211, "redactions");
 /// Redactions whose target is not in the timeline (yet), by the target.
-pub static HELD_REDACTIONS: Table<(RoomNum, EventHash, EventNum), ()> = Table::new(0x0212, "held redactions");
+pub static HELD_REDACTIONS: Table<(RoomNum, EventHash, EventNum), ()> =
+    Table::new(0x0212, "held redactions");
 /// Events that relate to the event with this id (`m.relates_to`), in timeline order. By id and not by number, because a
 /// relation may come before its target.
-pub static RELATIONS: Table<(RoomNum, EventHash, Position, u32), Relation> = Table::new(0x0213, "relations");
+pub static RELATIONS: Table<(RoomNum, EventHash, Position, u32), Relation> =
+    Table::new(0x0213, "relations");
 /// What a transaction id of a client was answered with: (sender, room, device, event type, transaction id).
-pub static TXNS: Table<(UserNum, RoomNum, String, String, String), EventNum> = Table::new(0x0214, "transactions");
+pub static TXNS: Table<(UserNum, RoomNum, String, String, String), EventNum> =
+    Table::new(0x0214, "transactions");
 
 /// All tables of this file, for the doctor.
 pub const TABLES: &[TableInfo] = &[
@@ -123,11 +127,24 @@ pub enum Place {
     },
     /// Known as part of a state or an auth chain only: authorised by its auth events, never by a state.
     Outlier,
+    /// An invite, a knock or the end of one for a room that we were not in: authorised by nothing. It counts as
+    /// unknown wherever an event is referred to.
+    Unchecked,
     /// Refused by its auth events or by the state before it. It never enters a state.
     Rejected,
     /// Authorised by the state before it, but not by the current state: later events may build on it, but it
     /// is shown to nobody and is no extremity.
     SoftFailed,
+}
+
+impl Place {
+    /// Whether the state before the event is known.
+    pub fn has_state(self) -> bool {
+        matches!(
+            self,
+            Self::Timeline { .. } | Self::Rejected | Self::SoftFailed
+        )
+    }
 }
 
 /// A row of [`EVENTS`].
@@ -249,7 +266,8 @@ pub struct UserRoom {
     pub event: EventNum,
     /// When it became so.
     pub position: Position,
-    /// For an invite or a knock of a room we are not in: the stripped state as a JSON list, checked and pruned.
+    /// For a membership of a room we are not in, which no state tells of: the stripped state as a JSON list, checked
+    /// and pruned.
     pub stripped: Option<String>,
     /// The user asked to forget the room, having left it.
     pub forgotten: bool,
@@ -299,4 +317,3 @@ impl EventLog {
         postcard::from_bytes(bytes).ok()
     }
 }
-

@@ -27,7 +27,9 @@ pub(crate) async fn server(name: &str) -> Arc<Rooms> {
         default_version: RoomVersionId::V12,
     };
     let clock = Arc::new(Ticks(AtomicU64::new(1_700_000_000_000)));
-    Rooms::open(config, Store::memory().await, clock).await.unwrap()
+    Rooms::open(config, Store::memory().await, clock)
+        .await
+        .unwrap()
 }
 
 pub(crate) fn user(id: &str) -> OwnedUserId {
@@ -39,11 +41,18 @@ pub(crate) fn raw(value: serde_json::Value) -> Box<RawValue> {
 }
 
 pub(crate) fn message(body: &str) -> NewEvent {
-    NewEvent::message("m.room.message", raw(json!({"msgtype": "m.text", "body": body})))
+    NewEvent::message(
+        "m.room.message",
+        raw(json!({"msgtype": "m.text", "body": body})),
+    )
 }
 
 pub(crate) fn member(user: &str, membership: &str) -> NewEvent {
-    NewEvent::state("m.room.member", user, raw(json!({"membership": membership})))
+    NewEvent::state(
+        "m.room.member",
+        user,
+        raw(json!({"membership": membership})),
+    )
 }
 
 pub(crate) fn state(kind: &str, content: serde_json::Value) -> NewEvent {
@@ -54,19 +63,34 @@ pub(crate) fn state(kind: &str, content: serde_json::Value) -> NewEvent {
 pub(crate) async fn room(rooms: &Rooms, version: RoomVersionId, creator: &str) -> OwnedRoomId {
     let me = user(creator);
     let hash = matches!(version, RoomVersionId::V12);
-    let id = (!hash).then(|| OwnedRoomId::try_from(format!("!room:{}", rooms.server_name())).unwrap());
-    let creator_field = if matches!(version, RoomVersionId::V10) { json!(creator) } else { json!(null) };
+    let id =
+        (!hash).then(|| OwnedRoomId::try_from(format!("!room:{}", rooms.server_name())).unwrap());
+    let creator_field = if matches!(version, RoomVersionId::V10) {
+        json!(creator)
+    } else {
+        json!(null)
+    };
     let mut create = json!({"room_version": version.as_str()});
     if !creator_field.is_null() {
         create["creator"] = creator_field;
     }
-    let levels = if hash { json!({"users": {}}) } else { json!({"users": {creator: 100}}) };
+    let levels = if hash {
+        json!({"users": {}})
+    } else {
+        json!({"users": {creator: 100}})
+    };
     let rest = vec![
         (me.clone(), member(creator, "join")),
         (me.clone(), state("m.room.power_levels", levels)),
-        (me.clone(), state("m.room.join_rules", json!({"join_rule": "public"}))),
+        (
+            me.clone(),
+            state("m.room.join_rules", json!({"join_rule": "public"})),
+        ),
     ];
-    rooms.found(&version, id, &me, state("m.room.create", create), rest).await.unwrap()
+    rooms
+        .found(&version, id, &me, state("m.room.create", create), rest)
+        .await
+        .unwrap()
 }
 
 async fn head(rooms: &Rooms, room: &OwnedRoomId) -> tables::Head {
@@ -77,7 +101,11 @@ async fn head(rooms: &Rooms, room: &OwnedRoomId) -> tables::Head {
 
 async fn place(rooms: &Rooms, id: &OwnedEventId) -> tables::Place {
     let reader = rooms.reader();
-    reader.event_row(reader.event_num(id).await.unwrap().unwrap()).await.unwrap().place
+    reader
+        .event_row(reader.event_num(id).await.unwrap().unwrap())
+        .await
+        .unwrap()
+        .place
 }
 
 #[tokio::test]
@@ -87,17 +115,38 @@ async fn a_room_begins_and_people_talk() {
         let room = room(&rooms, version, "@alice:here").await;
         let (alice, bob) = (user("@alice:here"), user("@bob:here"));
         let refused = rooms.send(&room, &bob, message("let me in"), None).await;
-        assert!(matches!(refused, Err(RoomError::Forbidden(_))), "{refused:?}");
-        rooms.send(&room, &bob, member("@bob:here", "join"), None).await.unwrap();
+        assert!(
+            matches!(refused, Err(RoomError::Forbidden(_))),
+            "{refused:?}"
+        );
+        rooms
+            .send(&room, &bob, member("@bob:here", "join"), None)
+            .await
+            .unwrap();
         let before = head(&rooms, &room).await;
-        assert_eq!((before.joined, before.invited, before.extremities.len()), (2, 0, 1));
-        let hello = rooms.send(&room, &bob, message("hello"), None).await.unwrap();
+        assert_eq!(
+            (before.joined, before.invited, before.extremities.len()),
+            (2, 0, 1)
+        );
+        let hello = rooms
+            .send(&room, &bob, message("hello"), None)
+            .await
+            .unwrap();
         let after = head(&rooms, &room).await;
         assert_eq!(before.snap, after.snap);
-        assert!(matches!(place(&rooms, &hello).await, tables::Place::Timeline { .. }));
-        rooms.send(&room, &alice, member("@bob:here", "ban"), None).await.unwrap();
+        assert!(matches!(
+            place(&rooms, &hello).await,
+            tables::Place::Timeline { .. }
+        ));
+        rooms
+            .send(&room, &alice, member("@bob:here", "ban"), None)
+            .await
+            .unwrap();
         assert_eq!(head(&rooms, &room).await.joined, 1);
-        rooms.send(&room, &bob, message("hello?"), None).await.unwrap_err();
+        rooms
+            .send(&room, &bob, message("hello?"), None)
+            .await
+            .unwrap_err();
     }
 }
 
@@ -106,17 +155,42 @@ async fn a_transaction_is_carried_out_once() {
     let rooms = server("here").await;
     let room = room(&rooms, RoomVersionId::V12, "@alice:here").await;
     let alice = user("@alice:here");
-    let txn = |device: &str, txn: &str| Some(TxnKey { device: device.into(), txn: txn.into() });
-    let first = rooms.send(&room, &alice, message("one"), txn("D", "1")).await.unwrap();
-    let again = rooms.send(&room, &alice, message("two"), txn("D", "1")).await.unwrap();
+    let txn = |device: &str, txn: &str| {
+        Some(TxnKey {
+            device: device.into(),
+            txn: txn.into(),
+        })
+    };
+    let first = rooms
+        .send(&room, &alice, message("one"), txn("D", "1"))
+        .await
+        .unwrap();
+    let again = rooms
+        .send(&room, &alice, message("two"), txn("D", "1"))
+        .await
+        .unwrap();
     assert_eq!(first, again);
     for other in [txn("D", "2"), txn("E", "1"), None] {
-        assert_ne!(first, rooms.send(&room, &alice, message("one"), other).await.unwrap());
+        assert_ne!(
+            first,
+            rooms
+                .send(&room, &alice, message("one"), other)
+                .await
+                .unwrap()
+        );
     }
     // State that is so already is not sent again, by the same sender.
-    let topic = || state("m.room.topic", json!({"topic": "x", "more": [1, {"b": 2, "a": 1}]}));
+    let topic = || {
+        state(
+            "m.room.topic",
+            json!({"topic": "x", "more": [1, {"b": 2, "a": 1}]}),
+        )
+    };
     let first = rooms.send(&room, &alice, topic(), None).await.unwrap();
-    assert_eq!(first, rooms.send(&room, &alice, topic(), None).await.unwrap());
+    assert_eq!(
+        first,
+        rooms.send(&room, &alice, topic(), None).await.unwrap()
+    );
 }
 
 #[tokio::test]
@@ -128,7 +202,15 @@ async fn sixteen_writers_of_one_room_extend_one_line() {
             let (rooms, room) = (rooms.clone(), room.clone());
             tokio::spawn(async move {
                 for n in 0..10 {
-                    rooms.send(&room, &user("@alice:here"), message(&format!("{i} {n}")), None).await.unwrap();
+                    rooms
+                        .send(
+                            &room,
+                            &user("@alice:here"),
+                            message(&format!("{i} {n}")),
+                            None,
+                        )
+                        .await
+                        .unwrap();
                 }
             })
         })

@@ -63,7 +63,11 @@ fn slot(key: StateKeyNum, level: u32) -> usize {
 }
 
 /// The event of a key.
-pub async fn get(nodes: &impl Nodes, root: NodeNum, key: StateKeyNum) -> Result<Option<EventNum>, StoreError> {
+pub async fn get(
+    nodes: &impl Nodes,
+    root: NodeNum,
+    key: StateKeyNum,
+) -> Result<Option<EventNum>, StoreError> {
     let (mut at, mut level) = (root, 0);
     while at != NodeNum::EMPTY {
         match &*nodes.node(at).await? {
@@ -111,7 +115,11 @@ pub async fn diff(nodes: &impl Nodes, a: NodeNum, b: NodeNum) -> Result<Vec<Chan
                 todo.extend(a.iter().copied().zip(b.iter().copied()).rev());
             }
             // One of them is small: the other is hardly larger where they meet, or all of it is news.
-            _ => merge_diff(&entries(nodes, a).await?, &entries(nodes, b).await?, &mut changes),
+            _ => merge_diff(
+                &entries(nodes, a).await?,
+                &entries(nodes, b).await?,
+                &mut changes,
+            ),
         }
     }
     Ok(changes)
@@ -148,7 +156,11 @@ pub async fn update(
     let mut made = Vec::new();
     let (sub, grown) = update_node(nodes, root, 0, &puts, next, &mut made).await?;
     let root = sub.number(next, &mut made);
-    Ok(Updated { root, nodes: made, grown })
+    Ok(Updated {
+        root,
+        nodes: made,
+        grown,
+    })
 }
 
 /// A subtree that is kept, or that is new and gets its number when it is known to stay.
@@ -158,7 +170,11 @@ enum Sub {
 }
 
 impl Sub {
-    fn number(self, next: &(dyn Fn() -> NodeNum + Sync), made: &mut Vec<(NodeNum, Arc<Node>)>) -> NodeNum {
+    fn number(
+        self,
+        next: &(dyn Fn() -> NodeNum + Sync),
+        made: &mut Vec<(NodeNum, Arc<Node>)>,
+    ) -> NodeNum {
         match self {
             Self::Kept(num) => num,
             Self::New(node) => {
@@ -187,14 +203,17 @@ fn update_node<'a, N: Nodes>(
         };
         let (count, children) = match node.as_deref() {
             None => return Ok(update_leaf(at, &[], level, puts, next, made)),
-            Some(Node::Leaf(entries)) => return Ok(update_leaf(at, entries, level, puts, next, made)),
+            Some(Node::Leaf(entries)) => {
+                return Ok(update_leaf(at, entries, level, puts, next, made));
+            }
             Some(Node::Branch { count, children }) => (*count, children),
         };
         let mut subs: [Option<Sub>; 16] = Default::default();
         let (mut grown, mut changed) = (0, false);
         for group in puts.chunk_by(|a, b| slot(a.0, level) == slot(b.0, level)) {
             let slot = slot(group[0].0, level);
-            let (sub, by) = update_node(nodes, children[slot], level + 1, group, next, made).await?;
+            let (sub, by) =
+                update_node(nodes, children[slot], level + 1, group, next, made).await?;
             grown += by;
             changed |= !matches!(sub, Sub::Kept(num) if num == children[slot]);
             subs[slot] = Some(sub);
@@ -217,7 +236,11 @@ fn update_node<'a, N: Nodes>(
 }
 
 /// The branch as a leaf. Its children are leaves, since they hold no more entries than it does.
-async fn collapse(nodes: &impl Nodes, children: &[NodeNum; 16], subs: [Option<Sub>; 16]) -> Result<Node, StoreError> {
+async fn collapse(
+    nodes: &impl Nodes,
+    children: &[NodeNum; 16],
+    subs: [Option<Sub>; 16],
+) -> Result<Node, StoreError> {
     let mut all = Vec::with_capacity(LEAF_MAX);
     for (child, sub) in children.iter().zip(subs) {
         match sub {
@@ -240,7 +263,10 @@ fn update_leaf(
     let mut merged = Vec::with_capacity(old.len() + puts.len());
     let mut rest = old;
     for (key, event) in puts {
-        let smaller = rest.iter().take_while(|(old, _)| mix(*old) < mix(*key)).count();
+        let smaller = rest
+            .iter()
+            .take_while(|(old, _)| mix(*old) < mix(*key))
+            .count();
         merged.extend_from_slice(&rest[..smaller]);
         rest = &rest[smaller..];
         if rest.first().is_some_and(|(old, _)| old == key) {
@@ -271,9 +297,13 @@ fn build(
     }
     let mut children = [NodeNum::EMPTY; 16];
     for group in entries.chunk_by(|a, b| slot(a.0, level) == slot(b.0, level)) {
-        children[slot(group[0].0, level)] = build(group.to_vec(), level + 1, next, made).number(next, made);
+        children[slot(group[0].0, level)] =
+            build(group.to_vec(), level + 1, next, made).number(next, made);
     }
-    Sub::New(Node::Branch { count: entries.len() as u64, children })
+    Sub::New(Node::Branch {
+        count: entries.len() as u64,
+        children,
+    })
 }
 
 #[cfg(test)]
@@ -306,14 +336,21 @@ mod tests {
             (updated.root, written)
         }
         fn model(&self, root: NodeNum) -> BTreeMap<u64, u64> {
-            now(entries(self, root)).unwrap().into_iter().map(|(k, e)| (k.0, e.0)).collect()
+            now(entries(self, root))
+                .unwrap()
+                .into_iter()
+                .map(|(k, e)| (k.0, e.0))
+                .collect()
         }
     }
 
     /// Nothing here waits.
     fn now<T>(future: impl Future<Output = T>) -> T {
         let mut future = Box::pin(future);
-        match future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        match future
+            .as_mut()
+            .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+        {
             std::task::Poll::Ready(value) => value,
             std::task::Poll::Pending => panic!("the tree waited"),
         }
@@ -322,7 +359,10 @@ mod tests {
     type Steps = Vec<Vec<(u64, Option<u64>)>>;
 
     fn steps() -> impl Strategy<Value = Steps> {
-        let put = (1..200u64, prop_oneof![3 => (1..50u64).prop_map(Some), 2 => Just(None)]);
+        let put = (
+            1..200u64,
+            prop_oneof![3 => (1..50u64).prop_map(Some), 2 => Just(None)],
+        );
         prop::collection::vec(prop::collection::vec(put, 0..80), 1..8)
     }
 
@@ -382,9 +422,16 @@ mod tests {
         }
         match (&*kept.0[&a], &*kept.0[&b]) {
             (Node::Leaf(a), Node::Leaf(b)) => a == b,
-            (Node::Branch { count: x, children: a }, Node::Branch { count: y, children: b }) => {
-                x == y && a.iter().zip(b).all(|(a, b)| same_shape(kept, *a, *b))
-            }
+            (
+                Node::Branch {
+                    count: x,
+                    children: a,
+                },
+                Node::Branch {
+                    count: y,
+                    children: b,
+                },
+            ) => x == y && a.iter().zip(b).all(|(a, b)| same_shape(kept, *a, *b)),
             _ => false,
         }
     }
@@ -392,13 +439,17 @@ mod tests {
     #[test]
     fn an_update_of_a_large_state_writes_its_path_only() {
         let mut kept = Kept::default();
-        let all = (1..=20_000).map(|k| (StateKeyNum(k), Some(EventNum(k)))).collect();
+        let all = (1..=20_000)
+            .map(|k| (StateKeyNum(k), Some(EventNum(k))))
+            .collect();
         let (root, written) = kept.update(NodeNum::EMPTY, all);
         assert!(written > 600, "{written}");
-        let (changed, written) = kept.update(root, vec![(StateKeyNum(77), Some(EventNum(1_000_000)))]);
+        let (changed, written) =
+            kept.update(root, vec![(StateKeyNum(77), Some(EventNum(1_000_000)))]);
         assert!(written <= 4, "{written} nodes for one change");
         assert_eq!(now(diff(&kept, root, changed)).unwrap().len(), 1);
-        let (same, written) = kept.update(changed, vec![(StateKeyNum(77), Some(EventNum(1_000_000)))]);
+        let (same, written) =
+            kept.update(changed, vec![(StateKeyNum(77), Some(EventNum(1_000_000)))]);
         assert_eq!((same, written), (changed, 0));
     }
 }

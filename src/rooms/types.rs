@@ -96,7 +96,10 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 fn encode_base64url(bytes: &[u8; 32]) -> String {
     let mut text = String::with_capacity(43);
     for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let bits = chunk
+            .iter()
+            .fold(0u32, |bits, byte| bits << 8 | u32::from(*byte))
+            << (8 * (3 - chunk.len()));
         for i in 0..=chunk.len() {
             text.push(char::from(ALPHABET[(bits >> (18 - 6 * i)) as usize & 63]));
         }
@@ -160,7 +163,15 @@ impl Membership {
 
     /// The membership with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Join, Self::Invite, Self::Knock, Self::Leave, Self::Ban].into_iter().find(|m| m.as_str() == name)
+        [
+            Self::Join,
+            Self::Invite,
+            Self::Knock,
+            Self::Leave,
+            Self::Ban,
+        ]
+        .into_iter()
+        .find(|m| m.as_str() == name)
     }
 }
 
@@ -170,10 +181,16 @@ impl Key for Membership {
     }
     fn decode(input: &mut &[u8]) -> Result<Self, Corrupt> {
         let number = u8::decode(input)?;
-        [Self::Join, Self::Invite, Self::Knock, Self::Leave, Self::Ban]
-            .into_iter()
-            .find(|m| *m as u8 == number)
-            .ok_or(Corrupt::new("membership"))
+        [
+            Self::Join,
+            Self::Invite,
+            Self::Knock,
+            Self::Leave,
+            Self::Ban,
+        ]
+        .into_iter()
+        .find(|m| *m as u8 == number)
+        .ok_or(Corrupt::new("membership"))
     }
 }
 
@@ -190,7 +207,10 @@ pub struct TimelineToken {
 impl TimelineToken {
     /// The place of an event that arrives live at `position`; as a token: all that arrived up to it.
     pub fn live(position: Position) -> Self {
-        Self { position, sub: u32::MAX }
+        Self {
+            position,
+            sub: u32::MAX,
+        }
     }
 }
 
@@ -213,11 +233,18 @@ impl FromStr for TimelineToken {
         if let Some(rest) = text.strip_prefix('t') {
             let (position, sub) = rest.split_once('_').ok_or(BadToken)?;
             let position = Position(position.parse().map_err(|_| BadToken)?);
-            return Ok(Self { position, sub: sub.parse().map_err(|_| BadToken)? });
+            return Ok(Self {
+                position,
+                sub: sub.parse().map_err(|_| BadToken)?,
+            });
         }
         let rest = text.strip_prefix('s').ok_or(BadToken)?;
-        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        Ok(Self::live(Position(rest[..end].parse().map_err(|_| BadToken)?)))
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        Ok(Self::live(Position(
+            rest[..end].parse().map_err(|_| BadToken)?,
+        )))
     }
 }
 
@@ -253,8 +280,16 @@ mod tests {
 
     #[test]
     fn event_ids_survive_the_way_to_bytes_and_back() {
-        for id in ["$acR1l0raoZnm60CBwAVgqbZqoO/mYU81xysh1u7XcJk", "$short", "$h29iv0s8:example.com"] {
-            assert_eq!(EventHash::of(&OwnedEventId::try_from(id).unwrap()), None, "{id}");
+        for id in [
+            "$acR1l0raoZnm60CBwAVgqbZqoO/mYU81xysh1u7XcJk",
+            "$short",
+            "$h29iv0s8:example.com",
+        ] {
+            assert_eq!(
+                EventHash::of(&OwnedEventId::try_from(id).unwrap()),
+                None,
+                "{id}"
+            );
         }
         let id = OwnedEventId::try_from("$Rqnc-F-dvnEYJTyHq_iKxU2bZ1CI92-kuZq3a5lr5Zg").unwrap();
         assert_eq!(EventHash::of(&id).unwrap().to_id(), id);

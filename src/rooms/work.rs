@@ -11,11 +11,12 @@ use crate::{
     error::RoomError,
     reader::Reader,
     rooms::Rooms,
-    tables::{EVENT_IDS, EventRow, LATTICE, NODES, SNAPS, Snap},
+    tables::{EVENT_IDS, EventRow, LATTICE, NODES, Place, SNAPS, Snap},
     tree::{self, Put},
     types::{
-        EVENT_NUMBERS, EventHash, EventNum, NODE_NUMBERS, NodeNum, ROOM_NUMBERS, RoomNum, SERVER_NUMBERS, SNAP_NUMBERS,
-        STATE_KEY_NUMBERS, ServerNum, SnapNum, StateKeyNum, USER_NUMBERS, UserNum, state_key_name,
+        EVENT_NUMBERS, EventHash, EventNum, NODE_NUMBERS, NodeNum, ROOM_NUMBERS, RoomNum,
+        SERVER_NUMBERS, SNAP_NUMBERS, STATE_KEY_NUMBERS, ServerNum, SnapNum, StateKeyNum,
+        USER_NUMBERS, UserNum, state_key_name,
     },
 };
 
@@ -33,8 +34,21 @@ pub(crate) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    pub fn new(rooms: &'a Rooms, reader: Reader, rules: &'static RoomRules, anchor: Option<(RoomNum, SnapNum)>) -> Self {
-        Self { rooms, reader, batch: Batch::new(), rules, anchor, lattices: Vec::new(), resolved: Vec::new() }
+    pub fn new(
+        rooms: &'a Rooms,
+        reader: Reader,
+        rules: &'static RoomRules,
+        anchor: Option<(RoomNum, SnapNum)>,
+    ) -> Self {
+        Self {
+            rooms,
+            reader,
+            batch: Batch::new(),
+            rules,
+            anchor,
+            lattices: Vec::new(),
+            resolved: Vec::new(),
+        }
     }
 
     /// A position of the log. It is given up if the batch is not applied.
@@ -47,16 +61,31 @@ impl<'a> Work<'a> {
 
     pub async fn room(&mut self, room: &ruma::RoomId) -> Result<RoomNum, StoreError> {
         let name = room.as_str().as_bytes();
-        self.rooms.store.numbers().assign(&ROOM_NUMBERS, name, &mut self.batch).await.map(RoomNum)
+        self.rooms
+            .store
+            .numbers()
+            .assign(&ROOM_NUMBERS, name, &mut self.batch)
+            .await
+            .map(RoomNum)
     }
 
     pub async fn user(&mut self, user: &UserId) -> Result<UserNum, StoreError> {
         let name = user.as_str().as_bytes();
-        self.rooms.store.numbers().assign(&USER_NUMBERS, name, &mut self.batch).await.map(UserNum)
+        self.rooms
+            .store
+            .numbers()
+            .assign(&USER_NUMBERS, name, &mut self.batch)
+            .await
+            .map(UserNum)
     }
 
     pub async fn server(&mut self, server: &str) -> Result<ServerNum, StoreError> {
-        self.rooms.store.numbers().assign(&SERVER_NUMBERS, server.as_bytes(), &mut self.batch).await.map(ServerNum)
+        self.rooms
+            .store
+            .numbers()
+            .assign(&SERVER_NUMBERS, server.as_bytes(), &mut self.batch)
+            .await
+            .map(ServerNum)
     }
 
     pub async fn state_key(&mut self, kind: &str, key: &str) -> Result<StateKeyNum, StoreError> {
@@ -64,10 +93,18 @@ impl<'a> Work<'a> {
         if let Some(num) = self.reader.fresh.state_key_nums.get(&name) {
             return Ok(*num);
         }
-        let num = self.rooms.store.numbers().assign(&STATE_KEY_NUMBERS, &name, &mut self.batch).await?;
+        let num = self
+            .rooms
+            .store
+            .numbers()
+            .assign(&STATE_KEY_NUMBERS, &name, &mut self.batch)
+            .await?;
         let num = StateKeyNum(num);
         self.reader.fresh.state_key_nums.insert(name, num);
-        self.reader.fresh.state_keys.insert(num, (kind.to_owned(), key.to_owned()));
+        self.reader
+            .fresh
+            .state_keys
+            .insert(num, (kind.to_owned(), key.to_owned()));
         Ok(num)
     }
 
@@ -90,13 +127,22 @@ impl<'a> Work<'a> {
 
     /// From here on this event reads as if it were written.
     pub fn remember(&mut self, num: EventNum, row: EventRow, pdu: Pdu) {
-        let edges = AuthEdges { generation: row.generation, auth: row.auth.clone() };
-        self.reader.caches.edges.insert(num, Arc::new(edges));
+        if row.place != Place::Unchecked {
+            let edges = AuthEdges {
+                generation: row.generation,
+                auth: row.auth.clone(),
+            };
+            self.reader.caches.edges.insert(num, Arc::new(edges));
+        }
         self.reader.fresh.events.insert(num, (row, pdu));
     }
 
     /// A state with some keys changed: `base` itself if they already are so.
-    pub async fn update_state(&mut self, base: SnapNum, puts: Vec<Put>) -> Result<SnapNum, StoreError> {
+    pub async fn update_state(
+        &mut self,
+        base: SnapNum,
+        puts: Vec<Put>,
+    ) -> Result<SnapNum, StoreError> {
         let old = self.reader.snap(base).await?;
         let numbers = self.rooms.store.numbers();
         let next = || NodeNum(numbers.next(&NODE_NUMBERS));
@@ -113,7 +159,11 @@ impl<'a> Work<'a> {
         self.add_diff(&mut lattice, old.root, updated.root).await?;
         let num = SnapNum(numbers.next(&SNAP_NUMBERS));
         let count = old.count.saturating_add_signed(updated.grown);
-        let snap = Snap { root: updated.root, count, digest: lattice.digest().0 };
+        let snap = Snap {
+            root: updated.root,
+            count,
+            digest: lattice.digest().0,
+        };
         self.batch.put(&SNAPS, &num, &snap);
         self.reader.fresh.snaps.insert(num, snap);
         self.lattices.push((num, Arc::new(lattice)));
@@ -121,9 +171,18 @@ impl<'a> Work<'a> {
     }
 
     /// The state with these entries and no others, sharing what it can with `near`.
-    pub async fn state_of(&mut self, near: SnapNum, entries: Vec<(StateKeyNum, EventNum)>) -> Result<SnapNum, StoreError> {
-        let mut puts: HashMap<StateKeyNum, Option<EventNum>> =
-            self.reader.state_entries(near).await?.into_iter().map(|(key, _)| (key, None)).collect();
+    pub async fn state_of(
+        &mut self,
+        near: SnapNum,
+        entries: Vec<(StateKeyNum, EventNum)>,
+    ) -> Result<SnapNum, StoreError> {
+        let mut puts: HashMap<StateKeyNum, Option<EventNum>> = self
+            .reader
+            .state_entries(near)
+            .await?
+            .into_iter()
+            .map(|(key, _)| (key, None))
+            .collect();
         puts.extend(entries.into_iter().map(|(key, event)| (key, Some(event))));
         self.update_state(near, puts.into_iter().collect()).await
     }
@@ -143,7 +202,10 @@ impl<'a> Work<'a> {
             Some((room, anchor)) => (self.anchored(room).await?, anchor),
             None => (Lattice::empty(), SnapNum::EMPTY),
         };
-        let (from, to) = (self.reader.snap(from).await?.root, self.reader.snap(snap).await?.root);
+        let (from, to) = (
+            self.reader.snap(from).await?.root,
+            self.reader.snap(snap).await?.root,
+        );
         self.add_diff(&mut lattice, from, to).await?;
         Ok(Arc::new(lattice))
     }
@@ -151,10 +213,17 @@ impl<'a> Work<'a> {
     async fn anchored(&self, room: RoomNum) -> Result<Lattice, StoreError> {
         let row = self.reader.snapshot.get(&LATTICE, &room).await?;
         row.and_then(|bytes| Lattice::from_bytes(&bytes))
-            .ok_or_else(|| crate::reader::missing_row("lattices", format!("the room {} has none", room.0)))
+            .ok_or_else(|| {
+                crate::reader::missing_row("lattices", format!("the room {} has none", room.0))
+            })
     }
 
-    async fn add_diff(&self, lattice: &mut Lattice, from: NodeNum, to: NodeNum) -> Result<(), StoreError> {
+    async fn add_diff(
+        &self,
+        lattice: &mut Lattice,
+        from: NodeNum,
+        to: NodeNum,
+    ) -> Result<(), StoreError> {
         for change in tree::diff(&self.reader, from, to).await? {
             let (kind, key) = self.reader.state_key(change.key).await?;
             if let Some(event) = change.before {
@@ -169,7 +238,11 @@ impl<'a> Work<'a> {
 
     /// What these states are known to resolve to.
     pub fn known_resolution(&self, states: &Vec<SnapNum>) -> Option<SnapNum> {
-        let own = self.resolved.iter().find(|(known, _)| known == states).map(|(_, outcome)| *outcome);
+        let own = self
+            .resolved
+            .iter()
+            .find(|(known, _)| known == states)
+            .map(|(_, outcome)| *outcome);
         own.or_else(|| self.reader.caches.resolved.get(states))
     }
 
@@ -202,6 +275,10 @@ impl<'a> Work<'a> {
 
 /// An event id in the compact form that all ids of supported room versions have.
 pub(crate) fn hash_of(pdu: &Pdu) -> Result<EventHash, RoomError> {
-    EventHash::of(pdu.event_id())
-        .ok_or_else(|| RoomError::bad("M_BAD_JSON", format!("{} is not a reference hash", pdu.event_id())))
+    EventHash::of(pdu.event_id()).ok_or_else(|| {
+        RoomError::bad(
+            "M_BAD_JSON",
+            format!("{} is not a reference hash", pdu.event_id()),
+        )
+    })
 }
