@@ -1,6 +1,7 @@
 //! A room begins: its first events, in one batch.
 
 use resuni_dag::{RoomRules, sign};
+use resuni_store::Batch;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId};
 
 use crate::{
@@ -28,6 +29,20 @@ impl Rooms {
         create: NewEvent,
         rest: Vec<(OwnedUserId, NewEvent)>,
     ) -> Result<OwnedRoomId, RoomError> {
+        self.found_with(version, room_id, creator, create, rest, |_, _, _| {})
+            .await
+    }
+
+    /// As [`Rooms::found`], with more rows in the same batch.
+    pub(crate) async fn found_with(
+        &self,
+        version: &RoomVersionId,
+        room_id: Option<OwnedRoomId>,
+        creator: &UserId,
+        create: NewEvent,
+        rest: Vec<(OwnedUserId, NewEvent)>,
+        also: impl FnOnce(&mut Batch, &RoomId, RoomNum) + Send,
+    ) -> Result<OwnedRoomId, RoomError> {
         let rules = rules_of(version.as_str())?;
         // The create event of version 12 has to be made twice the same, so its time is chosen here.
         let create = NewEvent {
@@ -49,6 +64,7 @@ impl Rooms {
         for (sender, event) in rest {
             line.say(&sender, checked(event)?, None).await?;
         }
+        also(&mut line.work.batch, &room_id, line.live.num);
         line.finish(lane).await?.durable().await?;
         Ok(room_id)
     }

@@ -8,36 +8,62 @@
 )]
 
 mod adopt;
+pub mod aliases;
 mod backfill;
 mod build;
 mod cache;
+pub mod client_format;
+mod client_view;
+mod create;
+mod create_content;
 mod delta;
+pub mod directory;
 mod error;
 mod events;
+pub mod fields;
 mod found;
 mod lane;
 mod line;
+mod members;
+mod membership;
 mod outliers;
+mod page;
 mod plan;
 mod reader;
+pub mod receipts;
 mod receive;
 mod relations;
 mod resolve;
 mod rooms;
 mod send;
+mod state_at;
 pub mod tables;
 mod template;
 pub mod tree;
 mod types;
+pub mod typing;
+mod view;
+mod visibility;
 mod work;
 
 pub use adopt::OutOfBand;
 pub use backfill::{Backfilled, MAX_BACKFILL};
+pub use client_view::Form;
+pub use create_content::{CreateRoom, InitialState, MemberProfile, Preset};
+pub use directory::{DirectoryPage, DirectoryQuery, RoomSummary};
 pub use error::RoomError;
 pub use events::{NewEvent, Received, TxnKey};
+pub use members::{HEROES, RoomOf};
+pub use membership::{MemberDetails, RestrictedJoin};
 pub use outliers::Outliers;
+pub use page::{Gap, Gaps, MAX_PAGE, Page, PageQuery, TimelineEvent};
+pub use receipts::{Receipt, ReceiptKind};
 pub use rooms::{Rooms, RoomsConfig};
+pub use state_at::{StateChange, StateView};
 pub use types::*;
+pub use typing::{Typing, TypingNow};
+pub use view::{RoomView, Shown, StoredEvent};
+pub use visibility::{ServerViewer, Viewer, membership_of};
 
 #[cfg(test)]
 mod tests;

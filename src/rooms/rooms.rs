@@ -7,7 +7,10 @@ use resuni_store::{SharedClock, Store, StoreError};
 use ruma::{OwnedServerName, RoomVersionId, ServerName};
 use tokio::sync::Semaphore;
 
-use crate::{cache::Caches, error::RoomError, lane::Lanes, reader::Reader};
+use crate::{
+    cache::Caches, directory::DirectoryOrder, error::RoomError, lane::Lanes, reader::Reader,
+    typing::Typing,
+};
 
 /// Who we are, and what new rooms are like.
 #[derive(Clone)]
@@ -27,6 +30,8 @@ pub struct Rooms {
     pub(crate) clock: SharedClock,
     pub(crate) caches: Arc<Caches>,
     pub(crate) lanes: Lanes,
+    pub(crate) directory: DirectoryOrder,
+    typing: Typing,
     /// Bounds the threads that resolve states at a time.
     pub(crate) resolving: Arc<Semaphore>,
 }
@@ -41,14 +46,15 @@ impl Rooms {
         store: Store,
         clock: SharedClock,
     ) -> Result<Arc<Self>, StoreError> {
-        let resolving = Arc::new(Semaphore::new(RESOLVING));
         Ok(Arc::new(Self {
+            typing: Typing::new(clock.clone()),
+            directory: DirectoryOrder::default(),
             config,
             store,
             clock,
             caches: Arc::new(Caches::new()),
             lanes: Lanes::new(),
-            resolving,
+            resolving: Arc::new(Semaphore::new(RESOLVING)),
         }))
     }
 
@@ -65,6 +71,11 @@ impl Rooms {
     /// The store that the rooms are in.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Who types where.
+    pub fn typing(&self) -> &Typing {
+        &self.typing
     }
 
     /// A fresh snapshot. It sees everything that was applied, durable or not.

@@ -1,0 +1,510 @@
+//! Changes of membership that this server decides: join, leave, invite, kick, ban, unban, knock, forget.
+//!
+//! Spec: client-server API, "Room membership". Where another server has to help, the answer is
+//! [`RoomError::Remote`] and federation does it. The auth rules have the last word in
+//! [`Rooms::send`]; what is asked here first is only what makes a better answer.
+
+use futures_util::stream::{self, StreamExt as _};
+use resuni_dag::JoinRule;
+use resuni_store::{Batch, CommitError};
+use ruma::{OwnedServerName, OwnedUserId, RoomId, UserId};
+use serde_json::{Map, Value};
+
+use crate::create_content::MemberProfile;
+use crate::error::RoomError;
+use crate::events::NewEvent;
+use crate::rooms::Rooms;
+use crate::tables::{USER_ROOMS, UserRoom};
+use crate::types::{Membership, RoomNum, UserNum};
+use crate::view::RoomView;
+
+/// How many local members are looked at for one who may let somebody into a restricted room.
+const MAX_AUTHORISERS: usize = 1_000;
+/// How many rooms take a new profile at the same time.
+const PROFILES_AT_ONCE: usize = 16;
+/// How often a row is tried again that somebody else changed in between.
+const ATTEMPTS: usize = 8;
+/// How many servers are named as a way into a room.
+const MAX_VIA: usize = 20;
+
+/// What goes along with a change of membership.
+#[derive(Debug, Clone, Default)]
+pub struct MemberDetails {
+    /// The profile of whom it is about; empty for kicks and bans.
+    pub profile: MemberProfile,
+    /// `reason`.
+    pub reason: Option<String>,
+    /// `is_direct`, of an invite.
+    pub is_direct: bool,
+    /// Servers that may know the room, from the client.
+    pub via: Vec<OwnedServerName>,
+    /// `third_party_invite` of the member event (`third_party_signed` in the request).
+    pub third_party_invite: Option<Value>,
+}
+
+impl MemberDetails {
+    fn content(&self, membership: Membership) -> Map<String, Value> {
+        let mut content = self.profile.member_content(membership.as_str());
+        if let Some(reason) = &self.reason {
+            content.insert("reason".into(), reason.as_str().into());
+        }
+        if self.is_direct && membership == Membership::Invite {
+            content.insert("is_direct".into(), true.into());
+        }
+        if let Some(invite) = &self.third_party_invite {
+            content.insert("third_party_invite".into(), invite.clone());
+        }
+        content
+    }
+}
+
+/// Whether somebody may join a restricted room, as far as this server can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestrictedJoin {
+    /// The join needs nobody's word: the room isn't restricted, or the user is invited or joined.
+    NotNeeded,
+    /// This user of ours vouches for it (`join_authorised_via_users_server`).
+    Authorised(OwnedUserId),
+    /// The user is in an allowed room, but nobody here may invite (`M_UNABLE_TO_GRANT_JOIN`).
+    NobodyMayInvite,
+    /// Some of the allowed rooms are unknown here (`M_UNABLE_TO_AUTHORISE_JOIN`).
+    Unknown,
+    /// The user is in none of the allowed rooms.
+    Refused,
+}
+
+impl Rooms {
+    /// Joins a room of ours. Who is joined already stays as they are.
+    pub async fn join(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        details: &MemberDetails,
+    ) -> Result<(), RoomError> {
+        let Some(view) = self.participating(room).await? else {
+            return Err(self.way_into(room, user, &details.via).await?);
+        };
+        if view.joined(user).await? {
+            return Ok(());
+        }
+        let mut content = details.content(Membership::Join);
+        match self.restricted_join(&view, user).await? {
+            RestrictedJoin::NotNeeded => {}
+            RestrictedJoin::Authorised(by) => {
+                content.insert(
+                    "join_authorised_via_users_server".into(),
+                    by.as_str().into(),
+                );
+            }
+            RestrictedJoin::NobodyMayInvite | RestrictedJoin::Unknown => {
+                let via = self.other_servers(&view).await?;
+                if via.is_empty() {
+                    return Err(RoomError::Forbidden(
+                        "you are not in a room whose members may join this one".into(),
+                    ));
+                }
+                return Err(RoomError::Remote {
+                    room: room.to_owned(),
+                    via,
+                });
+            }
+            RestrictedJoin::Refused => {
+                return Err(RoomError::Forbidden(
+                    "you are not in a room whose members may join this one".into(),
+                ));
+            }
+        }
+        self.send_member(room, user, user, content).await
+    }
+
+    /// Whether, and by whose word, a user may join a room with a restricted join rule.
+    pub async fn restricted_join(
+        &self,
+        view: &RoomView,
+        user: &UserId,
+    ) -> Result<RestrictedJoin, RoomError> {
+        let rule = view.join_rule().await?;
+        let known = match &rule {
+            JoinRule::Restricted(_) => view.rules().restricted_joins(),
+            JoinRule::KnockRestricted(_) => view.rules().knock_restricted_joins(),
+            _ => false,
+        };
+        let Some(allowed) = rule.allowed_rooms().filter(|_| known) else {
+            return Ok(RestrictedJoin::NotNeeded);
+        };
+        if matches!(
+            view.member(user).await?,
+            Some(Membership::Invite | Membership::Join)
+        ) {
+            return Ok(RestrictedJoin::NotNeeded);
+        }
+        let (mut member, mut unknown) = (false, false);
+        for room in allowed {
+            match self.participating(room).await? {
+                Some(room) => member |= room.joined(user).await?,
+                None => unknown = true,
+            }
+            if member {
+                break;
+            }
+        }
+        if !member {
+            return Ok(if unknown {
+                RestrictedJoin::Unknown
+            } else {
+                RestrictedJoin::Refused
+            });
+        }
+        let levels = view.power_levels().await?;
+        let local = view.local_members(MAX_AUTHORISERS).await?;
+        let by = local
+            .into_iter()
+            .find(|candidate| levels.user(candidate).reaches(levels.invite()));
+        Ok(by.map_or(RestrictedJoin::NobodyMayInvite, RestrictedJoin::Authorised))
+    }
+
+    /// Leaves a room, declines an invite or takes back a knock. Who has left already stays so. For a room that we are
+    /// not in the answer is [`RoomError::Remote`]; when no server answers, [`Rooms::record_remote_leave`] ends it here.
+    pub async fn leave(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        reason: Option<&str>,
+    ) -> Result<(), RoomError> {
+        let Some(view) = self.participating(room).await? else {
+            let row = self.out_of_band(room, user).await?;
+            return match row.map(|row| row.membership) {
+                Some(Membership::Invite | Membership::Knock) => {
+                    Err(self.way_into(room, user, &[]).await?)
+                }
+                Some(Membership::Leave) => Ok(()),
+                _ => Err(RoomError::UnknownRoom(room.to_owned())),
+            };
+        };
+        match view.member(user).await? {
+            Some(Membership::Join | Membership::Invite | Membership::Knock) => {}
+            Some(Membership::Leave) => return Ok(()),
+            Some(Membership::Ban) => {
+                return Err(RoomError::Forbidden("you are banned from this room".into()));
+            }
+            None => return Err(RoomError::Forbidden("you are not in this room".into())),
+        }
+        let details = MemberDetails {
+            reason: reason.map(str::to_owned),
+            ..MemberDetails::default()
+        };
+        self.send_member(room, user, user, details.content(Membership::Leave))
+            .await
+    }
+
+    /// Invites one of our users. For a user of another server the answer is [`RoomError::Remote`] with their server:
+    /// it has to sign the invite. Who is invited already stays so.
+    pub async fn invite(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        target: &UserId,
+        details: &MemberDetails,
+    ) -> Result<(), RoomError> {
+        let view = self.view_for(room, sender).await?;
+        match view.member(target).await? {
+            Some(Membership::Join) => {
+                return Err(RoomError::Forbidden(format!(
+                    "{target} is already in the room"
+                )));
+            }
+            Some(Membership::Ban) => {
+                return Err(RoomError::Forbidden(format!(
+                    "{target} is banned from the room"
+                )));
+            }
+            Some(Membership::Invite) => return Ok(()),
+            _ => {}
+        }
+        let levels = view.power_levels().await?;
+        if !levels.user(sender).reaches(levels.invite()) {
+            return Err(RoomError::Forbidden(
+                "you may not invite people to this room".into(),
+            ));
+        }
+        if target.server_name() != self.server_name() {
+            return Err(RoomError::Remote {
+                room: room.to_owned(),
+                via: vec![target.server_name().to_owned()],
+            });
+        }
+        self.send_member(room, sender, target, details.content(Membership::Invite))
+            .await
+    }
+
+    /// Makes somebody leave, or takes back their invite or knock.
+    pub async fn kick(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        target: &UserId,
+        reason: Option<&str>,
+    ) -> Result<(), RoomError> {
+        let view = self.view_for(room, sender).await?;
+        match view.member(target).await? {
+            Some(Membership::Join | Membership::Invite | Membership::Knock) => {}
+            _ => return Err(RoomError::Forbidden(format!("{target} is not in the room"))),
+        }
+        let details = MemberDetails {
+            reason: reason.map(str::to_owned),
+            ..MemberDetails::default()
+        };
+        self.send_member(room, sender, target, details.content(Membership::Leave))
+            .await
+    }
+
+    /// Keeps somebody out, whether or not they are in.
+    pub async fn ban(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        target: &UserId,
+        reason: Option<&str>,
+    ) -> Result<(), RoomError> {
+        self.view_for(room, sender).await?;
+        let details = MemberDetails {
+            reason: reason.map(str::to_owned),
+            ..MemberDetails::default()
+        };
+        self.send_member(room, sender, target, details.content(Membership::Ban))
+            .await
+    }
+
+    /// Ends a ban.
+    pub async fn unban(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        target: &UserId,
+        reason: Option<&str>,
+    ) -> Result<(), RoomError> {
+        let view = self.view_for(room, sender).await?;
+        if view.member(target).await? != Some(Membership::Ban) {
+            return Err(RoomError::Forbidden(format!(
+                "{target} is not banned from the room"
+            )));
+        }
+        let details = MemberDetails {
+            reason: reason.map(str::to_owned),
+            ..MemberDetails::default()
+        };
+        self.send_member(room, sender, target, details.content(Membership::Leave))
+            .await
+    }
+
+    /// Asks to be let in.
+    pub async fn knock(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        details: &MemberDetails,
+    ) -> Result<(), RoomError> {
+        let Some(view) = self.participating(room).await? else {
+            return Err(self.way_into(room, user, &details.via).await?);
+        };
+        match view.member(user).await? {
+            Some(Membership::Knock) => return Ok(()),
+            Some(Membership::Join | Membership::Invite) => {
+                return Err(RoomError::Forbidden(
+                    "you are in this room, or invited to it".into(),
+                ));
+            }
+            _ => {}
+        }
+        if !view.rules().knocking() || !view.join_rule().await?.knockable() {
+            return Err(RoomError::Forbidden("this room takes no knocks".into()));
+        }
+        self.send_member(room, user, user, details.content(Membership::Knock))
+            .await
+    }
+
+    /// Forgets a room that the user has left: it is not listed any more and its history is closed to them.
+    pub async fn forget(&self, room: &RoomId, user: &UserId) -> Result<(), RoomError> {
+        let not_left = || RoomError::bad("M_UNKNOWN", "leave the room before you forget it");
+        for _ in 0..ATTEMPTS {
+            let reader = self.reader();
+            let (Some(num), Some(user)) =
+                (reader.room_num(room).await?, reader.user_num(user).await?)
+            else {
+                return Err(RoomError::UnknownRoom(room.to_owned()));
+            };
+            let key: (UserNum, RoomNum) = (user, num);
+            let row = reader
+                .snapshot
+                .get(&USER_ROOMS, &key)
+                .await?
+                .ok_or_else(not_left)?;
+            if !matches!(row.membership, Membership::Leave | Membership::Ban) {
+                return Err(not_left());
+            }
+            if row.forgotten {
+                return Ok(());
+            }
+            let mut batch = Batch::new();
+            batch.guard_equals(&USER_ROOMS, &key, &row);
+            batch.put(
+                &USER_ROOMS,
+                &key,
+                &UserRoom {
+                    forgotten: true,
+                    ..row
+                },
+            );
+            match self.store().commit_durable(batch).await {
+                Err(CommitError::Guard { .. }) => {}
+                other => return Ok(other?),
+            }
+        }
+        Err(RoomError::Contended)
+    }
+
+    /// Brings a user's new profile into all rooms that they are joined to, a few at a time. Rooms that refuse it keep
+    /// the old one. Returns in how many it changed.
+    pub async fn propagate_profile(
+        &self,
+        user: &UserId,
+        profile: &MemberProfile,
+    ) -> Result<usize, RoomError> {
+        let rooms = self.rooms_of(user, &[Membership::Join]).await?;
+        let changes =
+            stream::iter(rooms.into_iter().map(|room| async move {
+                self.set_profile_in(&room.room_id, user, profile).await
+            }));
+        let outcomes: Vec<_> = changes.buffer_unordered(PROFILES_AT_ONCE).collect().await;
+        let mut changed = 0;
+        for outcome in outcomes {
+            match outcome {
+                Ok(true) => changed += 1,
+                Ok(false) | Err(RoomError::Forbidden(_) | RoomError::UnknownRoom(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(changed)
+    }
+
+    async fn set_profile_in(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        profile: &MemberProfile,
+    ) -> Result<bool, RoomError> {
+        let view = self.view_known(room).await?;
+        let Some(event) = view.state("m.room.member", user.as_str()).await? else {
+            return Ok(false);
+        };
+        let Ok(before) = event.content_as::<Map<String, Value>>() else {
+            return Ok(false);
+        };
+        if before.get("membership").and_then(Value::as_str) != Some("join") {
+            return Ok(false);
+        }
+        let mut content = before.clone();
+        for key in ["displayname", "avatar_url"] {
+            content.remove(key);
+        }
+        content.extend(profile.member_content("join"));
+        if content == before {
+            return Ok(false);
+        }
+        // These were about the join, and the authorising server would have to sign again (spec v1.4).
+        content.remove("join_authorised_via_users_server");
+        content.remove("reason");
+        self.send_member(room, user, user, content).await?;
+        Ok(true)
+    }
+
+    async fn send_member(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        target: &UserId,
+        content: Map<String, Value>,
+    ) -> Result<(), RoomError> {
+        let content = serde_json::value::to_raw_value(&content)
+            .map_err(|error| RoomError::Inconsistent(error.to_string()))?;
+        self.send(
+            room,
+            sender,
+            NewEvent::state("m.room.member", target.as_str(), content),
+            None,
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// The room, for somebody who is in it.
+    async fn view_for(&self, room: &RoomId, sender: &UserId) -> Result<RoomView, RoomError> {
+        let view = self.view_known(room).await?;
+        if !view.joined(sender).await? {
+            return Err(RoomError::Forbidden("you are not in this room".into()));
+        }
+        Ok(view)
+    }
+
+    /// The room if events can be made for it here: one of our users is in it, or nobody of any server is.
+    pub async fn participating(&self, room: &RoomId) -> Result<Option<RoomView>, RoomError> {
+        let Some(view) = self.view(room).await? else {
+            return Ok(None);
+        };
+        let here = view.has_server(self.server_name()).await? || view.joined_count() == 0;
+        Ok(here.then_some(view))
+    }
+
+    async fn out_of_band(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+    ) -> Result<Option<UserRoom>, RoomError> {
+        match self.reader().room_num(room).await? {
+            Some(num) => self.user_room(user, num).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn other_servers(&self, view: &RoomView) -> Result<Vec<OwnedServerName>, RoomError> {
+        let mut servers = view.servers(MAX_VIA).await?;
+        servers.retain(|server| server != self.server_name());
+        Ok(servers)
+    }
+
+    /// Which servers to ask about a room that we are not in: those the client named, who invited the user, those that
+    /// were in it when we left, and the one in the room's id.
+    async fn way_into(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        via: &[OwnedServerName],
+    ) -> Result<RoomError, RoomError> {
+        let mut servers: Vec<OwnedServerName> = via.to_vec();
+        if let Some(row) = self.out_of_band(room, user).await? {
+            if matches!(row.membership, Membership::Invite | Membership::Knock) {
+                let event = self.reader().pdus(&[row.event]).await?;
+                servers.extend(
+                    event
+                        .iter()
+                        .map(|event| event.sender().server_name().to_owned()),
+                );
+            }
+        }
+        if let Some(view) = self.view(room).await? {
+            servers.extend(view.servers(MAX_VIA).await?);
+        }
+        servers.extend(room.server_name().map(ToOwned::to_owned));
+        let mut seen = std::collections::HashSet::new();
+        servers.retain(|server| server != self.server_name() && seen.insert(server.clone()));
+        servers.truncate(MAX_VIA);
+        Ok(if servers.is_empty() {
+            RoomError::NoWay(room.to_owned())
+        } else {
+            RoomError::Remote {
+                room: room.to_owned(),
+                via: servers,
+            }
+        })
+    }
+}

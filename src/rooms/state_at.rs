@@ -1,0 +1,118 @@
+//! The state of a room at an event or at a position of the log, and the difference of two states.
+
+use resuni_dag::Pdu;
+use resuni_store::Position;
+use ruma::EventId;
+
+use crate::error::RoomError;
+use crate::types::{EventNum, SnapNum};
+use crate::view::RoomView;
+
+/// One state of a room.
+#[derive(Clone)]
+pub struct StateView {
+    view: RoomView,
+    snap: SnapNum,
+}
+
+/// A state key on which two states differ.
+#[derive(Debug, Clone)]
+pub struct StateChange {
+    /// The event of the first state.
+    pub before: Option<EventNum>,
+    /// The event of the second state.
+    pub after: Option<EventNum>,
+}
+
+impl RoomView {
+    /// The state of this number.
+    pub fn state_at_snap(&self, snap: SnapNum) -> StateView {
+        StateView {
+            view: self.clone(),
+            snap,
+        }
+    }
+
+    /// The state before an event of this room. [`RoomError::NotFound`] if the event is unknown, or none is known of
+    /// (an outlier).
+    pub async fn state_before(&self, event_id: &EventId) -> Result<StateView, RoomError> {
+        self.state_around(event_id, false).await
+    }
+
+    /// The state after an event of this room, the event included: what clients are told as the state "at" it.
+    pub async fn state_at(&self, event_id: &EventId) -> Result<StateView, RoomError> {
+        self.state_around(event_id, true).await
+    }
+
+    async fn state_around(&self, event_id: &EventId, after: bool) -> Result<StateView, RoomError> {
+        let not_found = || RoomError::NotFound(format!("the state at {event_id} is not known"));
+        let (_, row) = self.event_row(event_id).await?.ok_or_else(not_found)?;
+        if row.place == crate::tables::Place::Outlier {
+            return Err(not_found());
+        }
+        Ok(self.state_at_snap(if after {
+            row.snap_after
+        } else {
+            row.snap_before
+        }))
+    }
+
+    /// The current state of the room as it was at a position of the log.
+    pub async fn snapshot_at(&self, position: Position) -> Result<SnapNum, RoomError> {
+        Ok(self.reader.state_at(self.num(), position).await?)
+    }
+
+    /// The keys on which two states differ. Proportional to the difference.
+    pub async fn state_diff(
+        &self,
+        before: SnapNum,
+        after: SnapNum,
+    ) -> Result<Vec<StateChange>, RoomError> {
+        let changes = self.reader.state_diff(before, after).await?;
+        Ok(changes
+            .into_iter()
+            .map(|change| StateChange {
+                before: change.before,
+                after: change.after,
+            })
+            .collect())
+    }
+}
+
+impl StateView {
+    /// Its number.
+    pub fn snap(&self) -> SnapNum {
+        self.snap
+    }
+
+    /// The event of this type and key.
+    pub async fn get(&self, kind: &str, state_key: &str) -> Result<Option<Pdu>, RoomError> {
+        Ok(self
+            .view
+            .reader
+            .state_pdu(self.snap, kind, state_key)
+            .await?)
+    }
+
+    /// The number of the event of this type and key.
+    pub async fn num(&self, kind: &str, state_key: &str) -> Result<Option<EventNum>, RoomError> {
+        Ok(self
+            .view
+            .reader
+            .state_event(self.snap, kind, state_key)
+            .await?)
+    }
+
+    /// The numbers of all its events, oldest first (as far as numbers tell).
+    pub async fn nums(&self) -> Result<Vec<EventNum>, RoomError> {
+        let entries = self.view.reader.state_entries(self.snap).await?;
+        let mut nums: Vec<EventNum> = entries.into_iter().map(|(_, event)| event).collect();
+        nums.sort_unstable();
+        Ok(nums)
+    }
+
+    /// All its events.
+    pub async fn all(&self) -> Result<Vec<Pdu>, RoomError> {
+        Ok(self.view.reader.pdus(&self.nums().await?).await?)
+    }
+}
