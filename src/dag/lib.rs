@@ -3,10 +3,7 @@
 //!
 //! Everything here is a function of its arguments: no clock, no randomness, no disk, no network,
 //! no async. Where something is missing, the answer says what.
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
-)]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod acl;
 mod auth;

@@ -135,3 +135,6 @@ fn allowed_rooms(allow: &serde_json::Value) -> Vec<OwnedRoomId> {
         .filter_map(|condition| condition.get("room_id")?.as_str()?.try_into().ok())
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

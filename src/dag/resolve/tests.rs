@@ -202,7 +202,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(a, rule)| format!("{a} rules {rule}")),
         3 => (who(), level.clone(), level.clone(), level.clone(), level)
             .prop_map(|(a, b, c, d, state)| format!(
-                "{a} power {{\"users\":{{\"@bob:two\":{b},\"@carol:three\":{c},\"@dave:four\":{d}}},\
+                "{a} power {{\"users\":{{LISTED\"@bob:two\":{b},\"@carol:three\":{c},\"@dave:four\":{d}}},\
                  \"state_default\":{state}}}"
             )),
     ];
@@ -243,20 +243,30 @@ fn merge(room: &Room, branches: &[&Branch]) -> (Branch, usize) {
     )
 }
 
-fn run(version: &str, steps: &[Step]) -> usize {
-    // Before v12 alice is listed, or the first change would take her power.
-    let (mut room, start) = Room::with(
+/// Before v12 alice must be listed, or the first change would take her power.
+fn listed(version: &str, line: &str) -> String {
+    line.replace(
+        "LISTED",
+        if version == "12" {
+            ""
+        } else {
+            r#""@alice:one":100,"#
+        },
+    )
+}
+
+fn start(version: &str) -> (Room, Branch) {
+    let power = r#"alice power {"users":{LISTED"@bob:two":50,"@carol:three":50}}"#;
+    let joins = ["bob@two joins", "carol@three joins", "dave@four joins"];
+    let first = ["alice creates", "alice joins", "alice rules public"];
+    Room::with(
         version,
-        &[
-            "alice creates",
-            "alice joins",
-            "alice rules public",
-            "bob@two joins",
-            "carol@three joins",
-            "dave@four joins",
-            "alice power {\"users\":{\"@bob:two\":100,\"@carol:three\":50}}",
-        ],
-    );
+        &[&first[..], &joins, &[&listed(version, power)]].concat(),
+    )
+}
+
+fn run(version: &str, steps: &[Step]) -> usize {
+    let (mut room, start) = start(version);
     let mut branches = vec![start.clone(), start];
     let mut conflicts = 0;
     for step in steps {
@@ -266,7 +276,7 @@ fn run(version: &str, steps: &[Step]) -> usize {
                 let now = room.clock;
                 room.clock = now.saturating_sub(*late);
                 // Most lines are refused by somebody's rules: then nothing happens.
-                let _ = room.say(&mut branches[branch % count], line);
+                let _ = room.say(&mut branches[branch % count], &listed(version, line));
                 room.clock = now + 5;
             }
             Step::Fork { branch } if count < 6 => branches.push(branches[branch % count].clone()),
@@ -309,17 +319,7 @@ fn random_rooms_do_disagree() {
 
 /// Two branches with these lines; who wins is told by the topic or membership at the end.
 fn forked(version: &str, left: &[&str], right: &[&str]) -> (Room, State) {
-    let (mut room, start) = Room::with(
-        version,
-        &[
-            "alice creates",
-            "alice joins",
-            "alice rules public",
-            "bob@two joins",
-            "carol@three joins",
-            "alice power {\"users\":{\"@bob:two\":50}}",
-        ],
-    );
+    let (mut room, start) = start(version);
     let mut branches = [start.clone(), start];
     for (branch, lines) in branches.iter_mut().zip([left, right]) {
         for line in lines {
@@ -333,22 +333,49 @@ fn forked(version: &str, left: &[&str], right: &[&str]) -> (Room, State) {
 
 #[test]
 fn a_ban_beats_what_the_banned_did_at_the_same_time() {
-    let topic = r#"bob@two sets m.room.topic / {"topic":"mine"}"#;
-    let (room, state) = forked("12", &["alice bans bob@two"], &[topic]);
-    assert!(room.find(&state, "m.room.topic", "").is_none());
-    let bob = room.find(&state, "m.room.member", "@bob:two").unwrap();
-    assert!(bob.content().get().contains("ban"));
+    for version in ["11", "12"] {
+        let topic = r#"bob@two sets m.room.topic / {"topic":"mine"}"#;
+        let (room, state) = forked(version, &["alice bans bob@two"], &[topic]);
+        assert!(room.find(&state, "m.room.topic", "").is_none());
+        let bob = room.find(&state, "m.room.member", "@bob:two").unwrap();
+        assert!(bob.content().get().contains("ban"));
+    }
 }
 
 #[test]
 fn the_later_topic_wins_between_equals() {
-    for version in ["12"] {
+    for version in ["11", "12"] {
         let first = r#"bob@two sets m.room.topic / {"topic":"first"}"#;
         let second = r#"alice sets m.room.topic / {"topic":"second"}"#;
         let (room, state) = forked(version, &[first], &[second]);
         let topic = room.find(&state, "m.room.topic", "").unwrap();
         assert!(topic.content().get().contains("second"));
     }
+}
+
+#[test]
+fn an_event_that_was_not_given_is_named() {
+    let (mut room, branch) = Room::with("11", &["alice creates", "alice joins"]);
+    let one = room.make(&branch, "alice sets m.one / {}");
+    let key = ("m.one".to_owned(), String::new());
+    let fork = BTreeMap::from([(key, one.event_id().to_owned())]);
+    let mut conflict = Conflict {
+        forks: vec![fork, BTreeMap::new()],
+        ..Conflict::default()
+    };
+    assert_eq!(conflict.missing(room.rules), [one.event_id()]);
+    conflict
+        .events
+        .insert(one.event_id().to_owned(), one.clone());
+    let missing = conflict.missing(room.rules);
+    assert_eq!(
+        missing.iter().collect::<BTreeSet<_>>(),
+        one.auth_events().iter().collect()
+    );
+    assert!(matches!(
+        resolve(&conflict, room.rules),
+        Err(ResolveError::Missing(_))
+    ));
 }
 
 #[test]
