@@ -292,7 +292,7 @@ fn run(version: &str, steps: &[Step]) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn differences_resolve_as_whole_states_do_in_version_11(steps in steps()) {
