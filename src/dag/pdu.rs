@@ -31,10 +31,9 @@ pub struct Pdu {
 struct Inner {
     event_id: OwnedEventId,
     json: String,
-    /// As in the event: none in a create event whose id makes the room id.
-    room_id: Option<OwnedRoomId>,
-    /// The room id of such a create event.
-    derived_room_id: Option<OwnedRoomId>,
+    room_id: OwnedRoomId,
+    /// The event doesn't hold its room id: it is a create event whose id makes it.
+    makes_room_id: bool,
     sender: OwnedUserId,
     kind: String,
     state_key: Option<String>,
@@ -83,9 +82,10 @@ impl Pdu {
         let json = json.into();
         let fields: Fields<'_> =
             serde_json::from_str(&json).map_err(|e| FormatError::Json(e.to_string()))?;
-        let derived_room_id = match fields.room_id {
-            Some(_) => None,
-            None => Some(room_id_of_create(&event_id)?),
+        let makes_room_id = fields.room_id.is_none();
+        let room_id = match fields.room_id {
+            Some(room_id) => room_id,
+            None => room_id_of_create(&event_id)?,
         };
         let content_redacts = (fields.kind == "m.room.redaction")
             .then(|| serde_json::from_str::<RedactsField<'_>>(fields.content.get()).ok())
@@ -94,8 +94,8 @@ impl Pdu {
             .and_then(event_id_in);
         let inner = Inner {
             event_id,
-            room_id: fields.room_id,
-            derived_room_id,
+            room_id,
+            makes_room_id,
             sender: fields.sender,
             kind: fields.kind.into_owned(),
             state_key: fields.state_key.map(Cow::into_owned),
@@ -122,11 +122,7 @@ impl Pdu {
 
     /// The room it belongs to; for a create event of v12 derived from its own id.
     pub fn room_id(&self) -> &RoomId {
-        // Exactly one of the two is set: `from_canonical` is the only constructor.
-        match (&self.inner.room_id, &self.inner.derived_room_id) {
-            (Some(id), _) | (None, Some(id)) => id,
-            (None, None) => unreachable!("an event without a room id has a derived one"),
-        }
+        &self.inner.room_id
     }
 
     /// Who sent it.
@@ -259,7 +255,7 @@ impl ruma::state_res::Event for Pdu {
 
     fn room_id(&self) -> Option<&RoomId> {
         // As in the event: the auth rules of v12 refuse a create event that has one.
-        self.inner.room_id.as_deref()
+        (!self.inner.makes_room_id).then_some(&*self.inner.room_id)
     }
 
     fn sender(&self) -> &UserId {
