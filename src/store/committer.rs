@@ -29,6 +29,12 @@ const POSITION_BLOCK: u64 = 4096;
 /// How long a write that nobody waits for may stay unsynced.
 const LAZY_SYNC: Duration = Duration::from_millis(200);
 
+/// How long the next sync may wait for the writers that the last one set free.
+const LONGEST_PAUSE: Duration = Duration::from_micros(400);
+
+/// A shorter pause is not worth the sleep.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
+
 pub(crate) struct Committer {
     pub engine: Engine,
     pub ring: Ring,
@@ -290,11 +296,14 @@ impl Committer {
 
     /// The sync thread: while one sync is under way, the next group gathers.
     pub fn sync_loop(&self) {
-        while self.wait_for_work() {
+        let mut pause = Duration::ZERO;
+        while self.wait_for_work(pause) {
             let target = self.applied.load(Ordering::Acquire);
             let began = Instant::now();
             let result = self.engine.sync();
-            metrics::histogram!("resuni_store_sync_seconds").record(began.elapsed().as_secs_f64());
+            let took = began.elapsed();
+            metrics::histogram!("resuni_store_sync_seconds").record(took.as_secs_f64());
+            pause = (took / 8).min(LONGEST_PAUSE);
             if !self.synced(target, result) {
                 return;
             }
@@ -302,8 +311,18 @@ impl Committer {
     }
 
     /// Waits until something is to be synced; false when the thread shall end.
-    fn wait_for_work(&self) -> bool {
+    ///
+    /// If there is something already, the last sync has just set its group free. Without a pause this
+    /// group would come back an instant too late, and two groups would take turns for ever, each
+    /// waiting for two syncs.
+    fn wait_for_work(&self, pause: Duration) -> bool {
         let mut sync = self.sync.lock();
+        if sync.wanted > sync.synced && !sync.stop && pause > SHORTEST_PAUSE {
+            drop(sync);
+            #[expect(clippy::disallowed_methods, reason = "this thread serves nobody else")]
+            std::thread::sleep(pause);
+            sync = self.sync.lock();
+        }
         loop {
             let unsynced = self.applied.load(Ordering::Acquire) > sync.synced;
             if sync.stop {
@@ -370,5 +389,71 @@ impl Committer {
         drop(order);
         self.sync.lock().stop = true;
         self.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use crate::{
+        Batch, CommitError, EngineConfig, Position, Store, StoreError, Table, Topic, engine::Engine,
+    };
+
+    static ROWS: Table<u64, u64> = Table::new(0xF001, "rows");
+
+    /// After a failed sync nothing is reported as durable, whatever later syncs would say.
+    #[tokio::test]
+    async fn a_failed_sync_ends_all_writing() {
+        let store = Store::open(EngineConfig::Memory).await.unwrap();
+        let committer = store.committer();
+        let Engine::Memory(engine) = &committer.engine else {
+            unreachable!()
+        };
+        let before = store.log().watermark();
+
+        engine.broken.store(true, Ordering::SeqCst);
+        let mut batch = Batch::new();
+        let reservation = store.reserve(1);
+        batch.log(reservation.first(), Topic(1), 1, vec![]);
+        batch.put(&ROWS, &1, &1);
+        batch.attach(reservation);
+        let first = store.commit(batch).await.unwrap();
+        let failed = first.durable().await.unwrap_err();
+        assert!(
+            matches!(&failed, StoreError::ReadOnly(why) if why.contains("the disk is gone")),
+            "{failed}"
+        );
+
+        engine.broken.store(false, Ordering::SeqCst);
+        let mut batch = Batch::new();
+        batch.put(&ROWS, &2, &2);
+        let refused = store.commit_durable(batch).await.unwrap_err();
+        assert!(
+            matches!(refused, CommitError::Store(StoreError::ReadOnly(_))),
+            "{refused}"
+        );
+        drop(store.reserve(3));
+        assert_eq!(store.log().watermark(), before);
+        assert_eq!(store.log().recent(Position(0), Position(9)), Some(vec![]));
+        assert_eq!(
+            store.snapshot().get(&ROWS, &2).await.unwrap(),
+            None,
+            "reading goes on"
+        );
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_write_that_nobody_waits_for_is_synced_all_the_same() {
+        let store = Store::open(EngineConfig::Memory).await.unwrap();
+        let mut batch = Batch::new();
+        batch.put(&ROWS, &1, &1);
+        let applied = store.commit(batch).await.unwrap();
+        let write = applied.write();
+        drop(applied);
+        while store.committer().sync.lock().synced < write {
+            tokio::task::yield_now().await;
+        }
     }
 }

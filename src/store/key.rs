@@ -212,3 +212,78 @@ macro_rules! key_newtype {
         }
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check<K: Key + Ord + Debug + Clone>(a: &K, b: &K) {
+        let (x, y) = (a.to_key(), b.to_key());
+        assert_eq!(
+            x.cmp(&y),
+            a.cmp(b),
+            "{a:?} and {b:?} are ordered as {x:?} and {y:?}"
+        );
+        assert_eq!(decode_whole::<K>(&x).as_ref(), Ok(a));
+        assert!(
+            a == b || !y.starts_with(&x),
+            "{a:?} is the beginning of {b:?}"
+        );
+        // Taken off the front, a key leaves what follows it.
+        let joined = [x.as_slice(), y.as_slice()].concat();
+        let mut rest = joined.as_slice();
+        assert_eq!(K::decode(&mut rest).as_ref(), Ok(a));
+        assert_eq!(rest, y);
+        for short in 0..x.len() {
+            assert!(
+                decode_whole::<K>(&x[..short]).is_err(),
+                "{a:?} cut at {short}"
+            );
+        }
+    }
+
+    /// Mostly the bytes that the escapes are made of.
+    fn awkward() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(prop_oneof![3 => 0..=3u8, 1 => any::<u8>()], 0..6)
+    }
+
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof!["[\0\u{1}\u{2}a]{0,5}", any::<String>()]
+    }
+
+    proptest! {
+        #[test]
+        fn order_is_kept(
+            a: (u8, u16, u32, u64, i64), b: (u8, u16, u32, u64, i64),
+            c: (bool, [u8; 3]), d: (bool, [u8; 3]), e: i64, f: i64,
+        ) {
+            check(&a, &b);
+            check(&c, &d);
+            check(&e, &f);
+        }
+
+        #[test]
+        fn order_of_strings_is_kept(
+            a in (text(), awkward(), any::<u64>(), text()), b in (text(), awkward(), any::<u64>(), text()),
+        ) {
+            check(&a, &b);
+            check(&a.0, &b.0);
+            check(&a.1, &b.1);
+            check(&(a.1.clone(), a.1.clone()), &(a.1.clone(), b.1.clone()));
+            check(&(a.1.clone(), a.2), &(b.1.clone(), b.2));
+            // The first elements stand for the tuples that begin with them.
+            prop_assert!(a.to_key().starts_with(&(a.0.clone(), a.1.clone()).to_key()));
+        }
+
+        #[test]
+        fn any_bytes_can_be_decoded_or_refused(bytes in awkward()) {
+            if let Ok(key) = decode_whole::<(String, Vec<u8>)>(&bytes) {
+                prop_assert_eq!(key.to_key(), bytes, "a key has one encoding");
+            }
+        }
+    }
+}

@@ -3,10 +3,7 @@
 //! Reading: a [`Snapshot`]. Writing: a [`Batch`], given to [`Store::commit`]. There is no third way.
 //! `docs/architecture.md` tells why, under "Storage".
 
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
-)]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod batch;
 mod clock;

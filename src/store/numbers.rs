@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quick_cache::sync::Cache;
+use quick_cache::{Equivalent, sync::Cache};
 
 use crate::{Batch, Key, StoreError, Table, Value, committer::Committer, key::encode_bytes};
 
@@ -35,13 +35,20 @@ impl Namespace {
     pub const fn name(&self) -> &'static str {
         self.name
     }
+
+    const fn named<'a>(&self, name: &'a [u8]) -> NameRef<'a> {
+        NameRef {
+            namespace: self.id,
+            name,
+        }
+    }
 }
 
 /// How many numbers one move of a sequence's row covers. At most so many stay unused after a crash.
 const BLOCK: u64 = 1024;
 
 /// How many names are remembered, each way.
-const CACHED: usize = 32 << 10;
+const CACHED: usize = 16 << 10;
 
 /// The numbers of a store.
 pub struct Numbers {
@@ -50,7 +57,42 @@ pub struct Numbers {
     sequences: Mutex<HashMap<u8, Sequence>>,
 }
 
-type FullName = (u8, Bytes);
+/// A name within its namespace.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct FullName {
+    namespace: u8,
+    name: Bytes,
+}
+
+/// A [`FullName`] to look one up with; it must hash alike.
+#[derive(Clone, Copy, Hash)]
+struct NameRef<'a> {
+    namespace: u8,
+    name: &'a [u8],
+}
+
+impl Equivalent<FullName> for NameRef<'_> {
+    fn equivalent(&self, full: &FullName) -> bool {
+        self.namespace == full.namespace && self.name == full.name
+    }
+}
+
+impl NameRef<'_> {
+    fn to_full(self) -> FullName {
+        FullName {
+            namespace: self.namespace,
+            name: Bytes::copy_from_slice(self.name),
+        }
+    }
+
+    fn row_key(self) -> Vec<u8> {
+        let mut key = Vec::with_capacity(self.name.len() + 4);
+        key.extend_from_slice(&NUMBERS.id().to_be_bytes());
+        self.namespace.encode(&mut key);
+        encode_bytes(self.name, &mut key);
+        key
+    }
+}
 
 /// What outlives a batch: names on their way to disk, and the caches of those that are there.
 struct Shared {
@@ -76,8 +118,7 @@ pub(crate) struct NewName {
 impl NewName {
     /// A batch with the rows was applied. The caches know the name before `pending` forgets it.
     pub fn applied(&self) {
-        self.shared
-            .remember(self.key.0, self.key.1.clone(), self.number);
+        self.shared.remember(self.key.clone(), self.number);
         self.forget();
     }
 
@@ -100,9 +141,9 @@ impl Drop for NewName {
 }
 
 impl Shared {
-    fn remember(&self, namespace: u8, name: Bytes, number: u64) {
-        self.names.insert((namespace, number), name.clone());
-        self.numbers.insert((namespace, name), number);
+    fn remember(&self, key: FullName, number: u64) {
+        self.names.insert((key.namespace, number), key.name.clone());
+        self.numbers.insert(key, number);
     }
 }
 
@@ -129,17 +170,16 @@ impl Numbers {
         namespace: &Namespace,
         name: &[u8],
     ) -> Result<Option<u64>, StoreError> {
-        self.lookup(namespace.id, &Bytes::copy_from_slice(name))
+        self.lookup(namespace.named(name))
     }
 
-    fn lookup(&self, namespace: u8, name: &Bytes) -> Result<Option<u64>, StoreError> {
-        let key = (namespace, name.clone());
-        if let Some(number) = self.shared.numbers.get(&key) {
+    fn lookup(&self, name: NameRef<'_>) -> Result<Option<u64>, StoreError> {
+        if let Some(number) = self.shared.numbers.get(&name) {
             return Ok(Some(number));
         }
-        let number = self.stored(&NUMBERS, &numbers_key(namespace, name))?;
+        let number = self.stored(&NUMBERS, &name.row_key())?;
         if let Some(number) = number {
-            self.shared.remember(namespace, key.1, number);
+            self.shared.remember(name.to_full(), number);
         }
         Ok(number)
     }
@@ -167,11 +207,11 @@ impl Numbers {
         name: &[u8],
         batch: &mut Batch,
     ) -> Result<u64, StoreError> {
-        let name = Bytes::copy_from_slice(name);
-        if let Some(number) = self.lookup(namespace.id, &name)? {
+        let name = namespace.named(name);
+        if let Some(number) = self.lookup(name)? {
             return Ok(number);
         }
-        let key = (namespace.id, name.clone());
+        let key = name.to_full();
         let new = {
             let mut pending = self.shared.pending.lock();
             match pending.get(&key).and_then(Weak::upgrade) {
@@ -179,13 +219,12 @@ impl Numbers {
                 None => {
                     // It may have been applied since the first look: then it is there now, since a
                     // name leaves `pending` only after its rows are applied.
-                    if let Some(number) = self.lookup(namespace.id, &name)? {
+                    if let Some(number) = self.lookup(name)? {
                         return Ok(number);
                     }
-                    let number = self.next(namespace);
                     let new = Arc::new(NewName {
                         key: key.clone(),
-                        number,
+                        number: self.next(namespace),
                         shared: Arc::clone(&self.shared),
                     });
                     pending.insert(key, Arc::downgrade(&new));
@@ -194,8 +233,8 @@ impl Numbers {
             }
         };
         let number = new.number;
-        batch.put(&NUMBERS, &(namespace.id, name.to_vec()), &number);
-        batch.put(&NAMES, &(namespace.id, number), &name);
+        batch.put(&NUMBERS, &(namespace.id, name.name.to_vec()), &number);
+        batch.put(&NAMES, &(namespace.id, number), &new.key.name);
         batch.names.push(new);
         Ok(number)
     }
@@ -214,8 +253,11 @@ impl Numbers {
         }
         let name = self.stored(&NAMES, &NAMES.row_key(&(namespace.id, number)))?;
         if let Some(name) = &name {
-            self.shared
-                .remember(namespace.id, Bytes::clone(name), number);
+            let key = FullName {
+                namespace: namespace.id,
+                name: Bytes::clone(name),
+            };
+            self.shared.remember(key, number);
         }
         Ok(name)
     }
@@ -270,10 +312,26 @@ impl Numbers {
     }
 }
 
-fn numbers_key(namespace: u8, name: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(name.len() + 4);
-    key.extend_from_slice(&NUMBERS.id().to_be_bytes());
-    namespace.encode(&mut key);
-    encode_bytes(name, &mut key);
-    key
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher;
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_by_its_reference() {
+        let state = std::hash::RandomState::new();
+        let name = NameRef {
+            namespace: 3,
+            name: b"@alice",
+        };
+        let full = name.to_full();
+        assert_eq!(state.hash_one(name), state.hash_one(&full));
+        assert!(name.equivalent(&full));
+        let elsewhere = NameRef {
+            namespace: 4,
+            ..name
+        };
+        assert!(!elsewhere.equivalent(&full));
+    }
 }

@@ -9,6 +9,10 @@ use crate::{
     Snapshot, StoreError, committer::Committer, engine::Engine, positions::WriteNumber, schema,
 };
 
+/// Up to so many bytes a batch is applied on the caller's thread: it takes less time than a
+/// change of threads.
+const SMALL_BATCH: usize = 256 << 10;
+
 /// How a store is opened.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
@@ -105,16 +109,21 @@ impl Store {
     }
 
     /// Applies a batch: all of it or nothing. Snapshots taken from now on show it; it is on disk
-    /// when [`Applied::durable`] says so.
+    /// when [`Applied::durable`] says so. What was begun is finished, also when the future is
+    /// dropped.
     ///
     /// # Errors
     /// [`CommitError`]; nothing was applied.
     pub async fn commit(&self, batch: Batch) -> Result<Applied, CommitError> {
-        let write = self.inner.committer.apply(batch)?;
-        Ok(Applied {
-            write,
-            committer: Arc::clone(&self.inner.committer),
-        })
+        let committer = Arc::clone(&self.inner.committer);
+        let write = if batch.bytes() <= SMALL_BATCH {
+            committer.apply(batch)?
+        } else {
+            let committer = Arc::clone(&committer);
+            let applied = tokio::task::spawn_blocking(move || committer.apply(batch)).await;
+            applied.map_err(|error| StoreError::Engine(error.to_string().into()))??
+        };
+        Ok(Applied { write, committer })
     }
 
     /// Applies a batch and waits until it is on disk.
@@ -141,6 +150,11 @@ impl Store {
     /// [`StoreError`] when its cursor can't be read.
     pub async fn follower(&self, name: &'static str) -> Result<Follower, StoreError> {
         Follower::open(self, name).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn committer(&self) -> &Arc<Committer> {
+        &self.inner.committer
     }
 
     /// Takes no more writes and returns when everything applied is on disk. Reads go on.
@@ -171,6 +185,11 @@ pub struct Applied {
 }
 
 impl Applied {
+    #[cfg(test)]
+    pub(crate) fn write(&self) -> WriteNumber {
+        self.write
+    }
+
     /// Waits until the batch, and everything applied before it, is on disk.
     ///
     /// # Errors

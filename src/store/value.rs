@@ -149,3 +149,75 @@ impl Value for Position {
         u64::decode(bytes).map(Self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    mod v1 {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        pub struct Profile {
+            pub name: String,
+        }
+        crate::versioned!(Profile, 1);
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Profile {
+        name: String,
+        age: Option<u8>,
+    }
+    versioned!(Profile, 2, from 1 => v1::Profile);
+
+    impl From<v1::Profile> for Profile {
+        fn from(old: v1::Profile) -> Self {
+            Self {
+                name: old.name,
+                age: None,
+            }
+        }
+    }
+
+    #[test]
+    fn an_old_shape_is_still_read() {
+        let old = v1::Profile { name: "a".into() }.encode();
+        let expected = Profile {
+            name: "a".into(),
+            age: None,
+        };
+        assert_eq!(Profile::decode(&old), Ok(expected));
+        let new = Profile {
+            name: "b".into(),
+            age: Some(7),
+        };
+        assert_eq!(new.encode()[0], 2);
+        assert_eq!(Profile::decode(&new.encode()), Ok(new));
+    }
+
+    #[test]
+    fn what_is_no_row_is_refused() {
+        assert!(Profile::decode(&[]).is_err());
+        assert!(Profile::decode(&[3, 1, b'a', 0]).is_err());
+        assert!(Profile::decode(&[2, 1]).is_err());
+        assert!(
+            Profile::decode(&[2, 1, b'a', 0, 0]).is_err(),
+            "something follows"
+        );
+        assert!(String::decode(&[1, 0xFF]).is_err());
+        assert!(String::decode(&[2, b'a']).is_err());
+        assert!(u64::decode(&[1]).is_err());
+    }
+
+    #[test]
+    fn plain_values_come_back() {
+        assert_eq!(u64::decode(&u64::MAX.encode()), Ok(u64::MAX));
+        assert_eq!(i64::decode(&i64::MIN.encode()), Ok(i64::MIN));
+        assert_eq!(<()>::decode(&().encode()), Ok(()));
+        assert_eq!(bool::decode(&true.encode()), Ok(true));
+        assert_eq!(String::decode(&"ü".to_owned().encode()), Ok("ü".to_owned()));
+        assert_eq!(Vec::decode(&vec![0u8, 1].encode()), Ok(vec![0u8, 1]));
+        assert_eq!(Position::decode(&Position(9).encode()), Ok(Position(9)));
+    }
+}
