@@ -99,7 +99,7 @@ impl Backoff {
 
 /// 1, 2, 4, 8, 16 seconds, then 20 for some five minutes, so that a server that was restarted or moved
 /// gets what it missed soon after it is back; then doubling up to a day, so that a dead one costs little.
-fn pause_ms(failures: u32) -> u64 {
+pub(crate) fn pause_ms(failures: u32) -> u64 {
     let pause = match failures {
         0..=4 => FIRST_MS << failures,
         5..=STEADY_UNTIL => STEADY_MS,

@@ -1,6 +1,7 @@
 //! What can go wrong between servers.
 
 use http::StatusCode;
+use resuni_rooms::RoomError;
 use ruma::{OwnedServerName, RoomVersionId};
 use serde_json::{Map, Value};
 
@@ -103,6 +104,33 @@ impl FederationError {
             Self::Remote(remote) => remote.status.is_server_error(),
             _ => false,
         }
+    }
+}
+
+impl From<RoomError> for FederationError {
+    fn from(error: RoomError) -> Self {
+        match error {
+            RoomError::Forbidden(message) => Self::Forbidden(message),
+            RoomError::NotFound(message) => Self::NotFound(message),
+            error @ (RoomError::UnknownRoom(_) | RoomError::NoWay(_)) => {
+                Self::NotFound(error.to_string())
+            }
+            RoomError::BadRequest { errcode, message } => Self::BadRequest { errcode, message },
+            error @ (RoomError::Format(_) | RoomError::TooLarge(_)) => {
+                Self::bad_json(error.to_string())
+            }
+            RoomError::UnsupportedVersion(version) => match RoomVersionId::try_from(version) {
+                Ok(version) => Self::IncompatibleRoomVersion(version),
+                Err(error) => Self::bad_json(error.to_string()),
+            },
+            error => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<resuni_accounts::AccountError> for FederationError {
+    fn from(error: resuni_accounts::AccountError) -> Self {
+        Self::Internal(error.to_string())
     }
 }
 

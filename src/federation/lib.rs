@@ -1,24 +1,43 @@
 //! To and from other servers.
 //!
 //! `net` is the guarded ground, `discovery` finds servers, `client` sends them signed requests, `keys`
-//! and `incoming` say who signed what.
+//! and `incoming` say who signed what. On that stand: `sender`, our events to others; `ingest` and
+//! `fetch`, theirs to us and what they build on; `handshake` and `invites`, into rooms and out; `serve`, the
+//! answers to what others ask. [`Federation`] holds the parts; each can be used alone.
 
+mod acl;
 pub mod admission;
+mod auth_chain;
+mod backfill;
 pub mod backoff;
+mod checks;
 pub mod client;
 pub mod discovery;
+mod edus;
 pub mod error;
+mod federation;
+pub mod fetch;
+pub mod handshake;
 pub mod incoming;
+pub mod ingest;
+pub mod invites;
 pub mod keys;
+mod lookup;
 pub mod net;
 pub mod network;
+pub mod sender;
+pub mod serve;
+pub mod tables;
+mod template;
 pub mod xmatrix;
 
 pub use admission::{Admission, Mode};
 pub use backoff::Backoff;
 pub use client::{Client, Terms};
 pub use discovery::Discovery;
+pub use federation::{Federation, FederationParts, FederationStats};
 pub use error::{FederationError, RemoteError};
+pub use handshake::{Handshake, Joined};
 pub use incoming::{Authenticator, Incoming};
 pub use keys::{Keys, Needed, OldKey};
 pub use network::{Network, NetworkConfig, NetworkError};

@@ -1,0 +1,371 @@
+//! Bringing what a room says is missing: history, auth chains, the state at a gap.
+//!
+//! The rooms decide and write; this asks other servers. Every answer is bounded before it is looked at
+//! and checked before it is handed over, and the number of requests for one event is bounded too.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
+use resuni_dag::{Edges, Pdu, topological_order};
+use resuni_rooms::{Received, RoomError, RoomView, Rooms};
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName, UInt,
+    api::federation::{
+        authorization::get_event_authorization::v1 as event_auth,
+        event::{
+            get_event::v1 as get_event, get_missing_events::v1 as missing_events,
+            get_room_state::v1 as room_state, get_room_state_ids::v1 as state_ids,
+        },
+    },
+};
+use serde_json::value::RawValue;
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::{checks::Checker, client::{Client, Terms}, error::FederationError};
+
+/// Events asked for at once where history is missing.
+const MISSING_LIMIT: u32 = 50;
+/// How often more history is asked for before the gap is left open.
+const MISSING_ROUNDS: usize = 3;
+/// Extremities told to the other server.
+const MAX_EARLIEST: usize = 20;
+/// Events of a state, or of its auth chain, that are accepted.
+const MAX_STATE: usize = 100_000;
+/// Up to this many unknown events are fetched one by one, more as a whole state.
+const ONE_BY_ONE: usize = 50;
+/// Events fetched at once.
+const CONCURRENT: usize = 8;
+/// Servers that are asked for the same thing.
+pub(crate) const MAX_SERVERS: usize = 3;
+const TERMS: Terms = Terms::BACKGROUND.within(Duration::from_secs(30)).up_to(8 << 20);
+const STATE_TERMS: Terms = Terms { heed_backoff: true, ..Terms::STATE };
+
+/// Fetches events.
+pub struct Fetcher {
+    pub(crate) rooms: Arc<Rooms>,
+    pub(crate) client: Arc<Client>,
+    checker: Checker,
+    pub(crate) own: OwnedServerName,
+    /// One backfill per room at a time.
+    turns: Mutex<HashMap<OwnedRoomId, Arc<AsyncMutex<()>>>>,
+}
+
+impl Fetcher {
+    /// A fetcher for the server `own`.
+    #[must_use]
+    pub fn new(
+        own: OwnedServerName,
+        rooms: Arc<Rooms>,
+        client: Arc<Client>,
+        checker: Checker,
+    ) -> Self {
+        Self { rooms, client, checker, own, turns: Mutex::default() }
+    }
+
+    /// A room's turn to be backfilled.
+    pub(crate) fn turn(&self, room: &RoomId) -> Arc<AsyncMutex<()>> {
+        let mut turns = self.turns.lock();
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(room.to_owned()).or_default())
+    }
+
+    /// Takes in an event that was checked and builds on something unknown.
+    ///
+    /// # Errors
+    /// When what it needs can't be had.
+    pub async fn bring(
+        &self,
+        room: &RoomId,
+        origin: &ServerName,
+        json: &str,
+    ) -> Result<Received, FederationError> {
+        let view = self.view(room).await?;
+        let pdu = Pdu::parse(json, view.rules())
+            .map_err(|e| FederationError::Internal(format!("a staged event is malformed: {e}")))?;
+        let mut failure = None;
+        for server in self.sources(&view, origin, &pdu).await? {
+            match self.bring_from(room, &server, &pdu).await {
+                Ok(received) => return Ok(received),
+                Err(error) => {
+                    tracing::debug!(%room, %server, event = %pdu.event_id(), %error, "history can't be had here");
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| FederationError::NotFound("there is nobody to ask".to_owned())))
+    }
+
+    /// Whom to ask: who sent it, whose it is, then others in the room.
+    async fn sources(
+        &self,
+        view: &RoomView,
+        origin: &ServerName,
+        pdu: &Pdu,
+    ) -> Result<Vec<OwnedServerName>, FederationError> {
+        let mut servers = vec![origin.to_owned()];
+        let others = view.servers(MAX_SERVERS * 4).await?;
+        for server in [pdu.sender().server_name().to_owned()].into_iter().chain(others) {
+            if !servers.contains(&server) && server != self.own {
+                servers.push(server);
+            }
+        }
+        servers.truncate(MAX_SERVERS);
+        Ok(servers)
+    }
+
+    async fn bring_from(
+        &self,
+        room: &RoomId,
+        server: &ServerName,
+        pdu: &Pdu,
+    ) -> Result<Received, FederationError> {
+        for round in 0..MISSING_ROUNDS {
+            match self.rooms.receive(room, pdu.clone()).await? {
+                Received::Missing { prev, .. } if !prev.is_empty() => {
+                    let brought = self.history(room, server, pdu, round == 0).await?;
+                    if brought == 0 {
+                        break;
+                    }
+                }
+                Received::Missing { auth, .. } => {
+                    self.auth_chain(room, server, pdu.event_id(), &auth).await?;
+                }
+                done => return Ok(done),
+            }
+        }
+        self.settle(room, server, pdu).await
+    }
+
+    /// Asks for what lies between our extremities and the event. How many events were new.
+    async fn history(
+        &self,
+        room: &RoomId,
+        server: &ServerName,
+        pdu: &Pdu,
+        fill_gaps: bool,
+    ) -> Result<usize, FederationError> {
+        let view = self.view(room).await?;
+        let mut earliest = view.extremities().await?;
+        earliest.truncate(MAX_EARLIEST);
+        let latest = vec![pdu.event_id().to_owned()];
+        let mut request = missing_events::Request::new(room.to_owned(), earliest, latest);
+        request.limit = UInt::from(MISSING_LIMIT);
+        let answer = self.client.send(server, request, TERMS).await?;
+        if answer.events.len() > MISSING_LIMIT as usize * 2 {
+            return Err(FederationError::bad_answer(server, "it has more events than asked for"));
+        }
+        let events = self.checked(&view, answer.events).await;
+        let mut new = 0;
+        for event in topological_order(events, Edges::Prev) {
+            // The first of them may itself follow something that is too far back: there the state is
+            // fetched, and what follows stands on it.
+            let received = if fill_gaps {
+                self.settle(room, server, &event).await
+            } else {
+                self.rooms.receive(room, event.clone()).await.map_err(Into::into)
+            };
+            match received {
+                Ok(Received::Known | Received::Missing { .. }) => {}
+                Ok(_) => new += 1,
+                Err(error) => {
+                    tracing::debug!(%room, event = %event.event_id(), %error, "fetched history was not taken in");
+                }
+            }
+        }
+        Ok(new)
+    }
+
+    /// Takes in an event whose history is as complete as it gets: what it refers to is brought, and
+    /// where its `prev_events` stay unknown, the state there.
+    async fn settle(
+        &self,
+        room: &RoomId,
+        server: &ServerName,
+        pdu: &Pdu,
+    ) -> Result<Received, FederationError> {
+        let (mut asked_auth, mut asked_state) = (false, false);
+        loop {
+            match self.rooms.receive(room, pdu.clone()).await? {
+                Received::Missing { auth, .. } if !auth.is_empty() && !asked_auth => {
+                    asked_auth = true;
+                    self.auth_chain(room, server, pdu.event_id(), &auth).await?;
+                }
+                Received::Missing { prev, auth } if auth.is_empty() && !asked_state => {
+                    asked_state = true;
+                    let state = self.state_before(room, server, pdu, &prev).await?;
+                    match self.rooms.receive_at_gap(room, pdu.clone(), state).await? {
+                        Received::Missing { .. } => {}
+                        done => return Ok(done),
+                    }
+                }
+                Received::Missing { .. } => {
+                    let message = format!("{} refers to events that can't be had", pdu.event_id());
+                    return Err(FederationError::NotFound(message));
+                }
+                done => return Ok(done),
+            }
+        }
+    }
+
+    /// Brings the auth chain of an event.
+    async fn auth_chain(
+        &self,
+        room: &RoomId,
+        server: &ServerName,
+        event: &EventId,
+        missing: &[OwnedEventId],
+    ) -> Result<(), FederationError> {
+        let view = self.view(room).await?;
+        let request = event_auth::Request::new(room.to_owned(), event.to_owned());
+        let events = match self.client.send(server, request, STATE_TERMS).await {
+            Ok(answer) if answer.auth_chain.len() <= MAX_STATE => {
+                self.checked(&view, answer.auth_chain).await
+            }
+            Ok(_) => return Err(FederationError::bad_answer(server, "the auth chain is too long")),
+            Err(error) if error.is_unreachable() => return Err(error),
+            Err(_) => self.events(&view, server, missing).await,
+        };
+        self.outliers(&view, events).await
+    }
+
+    /// The ids of the state before an event, all of them known to the room afterwards.
+    async fn state_before(
+        &self,
+        room: &RoomId,
+        server: &ServerName,
+        pdu: &Pdu,
+        missing: &[OwnedEventId],
+    ) -> Result<Vec<OwnedEventId>, FederationError> {
+        match self.state_at(room, server, pdu.event_id()).await {
+            Ok(state) => Ok(state),
+            // A server that has the missing event may know the state there and not the one after it.
+            Err(error) if !error.is_unreachable() && missing.len() == 1 => {
+                let mut state = self.state_at(room, server, &missing[0]).await.map_err(|_| error)?;
+                let view = self.view(room).await?;
+                let parent = self.events(&view, server, &missing[..1]).await.pop();
+                if let Some(parent) = parent.filter(Pdu::is_state) {
+                    let replaced = self.same_key(&view, &state, &parent).await?;
+                    state.retain(|id| Some(id) != replaced.as_ref());
+                    state.push(parent.event_id().to_owned());
+                    self.outliers(&view, vec![parent]).await?;
+                }
+                Ok(state)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The event of `state` that `newer` takes the place of.
+    async fn same_key(
+        &self,
+        view: &RoomView,
+        state: &[OwnedEventId],
+        newer: &Pdu,
+    ) -> Result<Option<OwnedEventId>, FederationError> {
+        for id in state {
+            let Some(event) = view.event(id).await? else { continue };
+            if event.pdu.kind() == newer.kind() && event.pdu.state_key() == newer.state_key() {
+                return Ok(Some(id.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) async fn state_at(
+        &self,
+        room: &RoomId,
+        server: &ServerName,
+        event: &EventId,
+    ) -> Result<Vec<OwnedEventId>, FederationError> {
+        let request = state_ids::Request::new(event.to_owned(), room.to_owned());
+        let ids = self.client.send(server, request, STATE_TERMS).await?;
+        if ids.pdu_ids.len() > MAX_STATE || ids.auth_chain_ids.len() > MAX_STATE {
+            return Err(FederationError::bad_answer(server, "the state is too large"));
+        }
+        let view = self.view(room).await?;
+        let mut unknown = Vec::new();
+        let mut seen = HashSet::new();
+        for id in ids.auth_chain_ids.iter().chain(&ids.pdu_ids) {
+            if seen.insert(id) && view.event_row(id).await?.is_none() {
+                unknown.push(id.clone());
+            }
+        }
+        let events = if unknown.len() <= ONE_BY_ONE {
+            self.events(&view, server, &unknown).await
+        } else {
+            let request = room_state::Request::new(event.to_owned(), room.to_owned());
+            let state = self.client.send(server, request, STATE_TERMS).await?;
+            if state.pdus.len() > MAX_STATE || state.auth_chain.len() > MAX_STATE {
+                return Err(FederationError::bad_answer(server, "the state is too large"));
+            }
+            let raws = state.auth_chain.into_iter().chain(state.pdus).collect();
+            self.checked(&view, raws).await
+        };
+        self.outliers(&view, events).await?;
+        // What could not be had or did not pass its checks is no part of the state.
+        let view = self.view(room).await?;
+        let mut known = Vec::with_capacity(ids.pdu_ids.len());
+        for id in ids.pdu_ids {
+            if view.event_row(&id).await?.is_some() {
+                known.push(id);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Fetches events by id, as far as they can be had.
+    pub(crate) async fn events(
+        &self,
+        view: &RoomView,
+        server: &ServerName,
+        ids: &[OwnedEventId],
+    ) -> Vec<Pdu> {
+        let raws: Vec<Box<RawValue>> = stream::iter(ids.to_vec())
+            .map(|id| async move {
+                let request = get_event::Request::new(id);
+                self.client.send(server, request, TERMS.up_to(256 << 10)).await.ok().map(|a| a.pdu)
+            })
+            .buffer_unordered(CONCURRENT)
+            .filter_map(|raw| async { raw })
+            .collect()
+            .await;
+        let mut events = self.checked(view, raws).await;
+        // What was not asked for is not taken.
+        events.retain(|pdu| ids.iter().any(|id| id == pdu.event_id()));
+        events
+    }
+
+    /// Hands auth chains and states over to the room, ancestors first.
+    pub(crate) async fn outliers(&self, view: &RoomView, events: Vec<Pdu>) -> Result<(), FederationError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.rooms.receive_outliers(view.room_id(), events).await?;
+        Ok(())
+    }
+
+    /// Those that pass the checks.
+    pub(crate) async fn checked(&self, view: &RoomView, raws: Vec<Box<RawValue>>) -> Vec<Pdu> {
+        let checked = self.checker.check(view.room_id(), view.rules(), raws).await;
+        let mut passed = Vec::with_capacity(checked.len());
+        for event in checked {
+            match event {
+                Ok(pdu) => passed.push(pdu),
+                Err(dropped) => {
+                    tracing::debug!(room = %view.room_id(), event = ?dropped.event_id, reason = dropped.reason, "a fetched event was dropped");
+                }
+            }
+        }
+        passed
+    }
+
+    pub(crate) async fn view(&self, room: &RoomId) -> Result<RoomView, FederationError> {
+        let view = self.rooms.view(room).await?;
+        Ok(view.ok_or_else(|| RoomError::UnknownRoom(room.to_owned()))?)
+    }
+}

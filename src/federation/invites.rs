@@ -1,0 +1,307 @@
+//! Invites between servers, both ways, and those that are taken back (server-server API, "Inviting to
+//! a room").
+
+use std::sync::Arc;
+
+use resuni_accounts::Accounts;
+use resuni_dag::{Pdu, RoomRules, SigningKey, cosign, sign_object};
+use resuni_rooms::{
+    Membership, NewEvent, OutOfBand, Received, RoomError, Rooms, client_format, membership_of,
+};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName,
+    UserId,
+    api::federation::membership::{RawStrippedState, create_invite::v2 as invite},
+};
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::{
+    acl,
+    admission::Admission,
+    checks::Checker,
+    client::{Client, Terms},
+    error::FederationError,
+    handshake::raw,
+    lookup,
+};
+
+/// Events of a stripped state that are looked at.
+const MAX_STRIPPED: usize = 100;
+const TERMS: Terms = Terms::ASKED.up_to(256 << 10);
+
+/// Sends and takes invites.
+pub struct Invites {
+    own: OwnedServerName,
+    key: Arc<SigningKey>,
+    rooms: Arc<Rooms>,
+    accounts: Arc<Accounts>,
+    client: Arc<Client>,
+    checker: Checker,
+    admission: Arc<Admission>,
+}
+
+/// The parts of [`Invites`].
+pub struct InvitesParts {
+    /// Our name.
+    pub own: OwnedServerName,
+    /// Our key.
+    pub key: Arc<SigningKey>,
+    /// The rooms.
+    pub rooms: Arc<Rooms>,
+    /// Our people.
+    pub accounts: Arc<Accounts>,
+    /// Sends requests.
+    pub client: Arc<Client>,
+    /// Checks events.
+    pub checker: Checker,
+    /// Who may federate.
+    pub admission: Arc<Admission>,
+}
+
+impl Invites {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: InvitesParts) -> Self {
+        let InvitesParts { own, key, rooms, accounts, client, checker, admission } = parts;
+        Self { own, key, rooms, accounts, client, checker, admission }
+    }
+
+    /// Invites a user of another server into a room that this server is in. The event is in the room
+    /// only once the other server has signed it.
+    ///
+    /// # Errors
+    /// When the rules forbid it or the other server refuses or does not answer.
+    pub async fn send(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        target: &UserId,
+        mut content: Map<String, Value>,
+    ) -> Result<OwnedEventId, FederationError> {
+        let server = target.server_name();
+        if !self.admission.allows(server) {
+            return Err(FederationError::NotAdmitted(server.to_owned()));
+        }
+        content.insert("membership".to_owned(), "invite".into());
+        let content = serde_json::value::to_raw_value(&content)
+            .map_err(|e| FederationError::bad_json(e.to_string()))?;
+        let event = NewEvent::state("m.room.member", target.as_str(), content);
+        let (object, version) = self.rooms.template(room, sender, event).await?;
+        let view = self.rooms.view_known(room).await?;
+        let rules = view.rules();
+        let event = sign_object(object, rules, &self.own, &self.key).map_err(RoomError::from)?;
+        let state = view.stripped_state_pdus().await?;
+        let state = state.iter().map(|pdu| raw(pdu).map(RawStrippedState::Pdu));
+        let request = invite::Request::new(
+            room.to_owned(),
+            event.event_id().to_owned(),
+            version,
+            raw(&event)?,
+            state.collect::<Result<_, _>>()?,
+        );
+        let answer = self.client.send(server, request, TERMS).await?;
+        let bad = |reason: String| FederationError::bad_answer(server, reason);
+        let signed = Pdu::parse(answer.event.get(), rules).map_err(|e| bad(e.to_string()))?;
+        // The same event: what the hash covers can't have changed, and signatures only been added.
+        if signed.event_id() != event.event_id() {
+            return Err(bad("it signed another event".to_owned()));
+        }
+        let event_id = event.event_id().to_owned();
+        // Its signatures are checked, so that nobody can make the room carry broken ones.
+        let checked = self.checker.check(room, rules, vec![answer.event, raw(&event)?]).await;
+        let event = checked.into_iter().flatten().next().unwrap_or(event);
+        match self.rooms.receive(room, event).await? {
+            Received::Accepted { .. } | Received::Known => Ok(event_id),
+            Received::Rejected { reason } => Err(FederationError::Forbidden(reason)),
+            Received::SoftFailed => {
+                Err(FederationError::Forbidden("the room changed meanwhile".to_owned()))
+            }
+            Received::Missing { .. } => {
+                Err(FederationError::Internal("an event of ours has lost its place".to_owned()))
+            }
+        }
+    }
+
+    /// Takes an invite of one of our users, signs it and gives it back (`PUT /v2/invite`).
+    ///
+    /// # Errors
+    /// When the invite is malformed, not for a user of ours, or not from the server it says.
+    pub async fn take(
+        &self,
+        origin: &ServerName,
+        request: invite::Request,
+    ) -> Result<invite::Response, FederationError> {
+        let rules = RoomRules::of(&request.room_version).ok_or_else(|| {
+            FederationError::IncompatibleRoomVersion(request.room_version.clone())
+        })?;
+        let event = self.checked_invite(origin, &request, rules).await?;
+        let target = self.local_target(&event).await?;
+        let view = self.rooms.view(&request.room_id).await?;
+        if let Some(view) = &view {
+            acl::require(view, origin).await?;
+        }
+        let (has_create, stripped) =
+            stripped_of(&self.checker, &request.room_id, rules, request.invite_room_state).await;
+        // MSC4311: a room of version 12 proves its id by its create event.
+        if rules.room_id_is_create_hash() && !has_create {
+            let message = "the create event is missing from invite_room_state".to_owned();
+            return Err(FederationError::BadRequest { errcode: "M_MISSING_PARAM", message });
+        }
+        let signed = cosign(&event, rules, &self.own, &self.key).map_err(RoomError::from)?;
+        let in_room = match &view {
+            Some(view) => !view.local_members(1).await?.is_empty(),
+            None => false,
+        };
+        // In a room that we are in, the invite comes as any other event when its server sends it on.
+        if !in_room {
+            let invite = OutOfBand {
+                user: &target,
+                room: &request.room_id,
+                version: &request.room_version,
+                stripped: Some(json_list(&stripped)),
+                event: signed.clone(),
+            };
+            self.rooms.record_invite(invite).await?;
+        }
+        Ok(invite::Response::new(raw(&signed)?))
+    }
+
+    async fn checked_invite(
+        &self,
+        origin: &ServerName,
+        request: &invite::Request,
+        rules: &'static RoomRules,
+    ) -> Result<Pdu, FederationError> {
+        let parsed = Pdu::parse(request.event.get(), rules)
+            .map_err(|e| FederationError::bad_json(e.to_string()))?;
+        if parsed.event_id() != request.event_id || parsed.room_id() != request.room_id {
+            return Err(FederationError::invalid("the event is not the one in the path"));
+        }
+        if parsed.kind() != "m.room.member" || membership_of(&parsed) != Some(Membership::Invite) {
+            return Err(FederationError::invalid("the event is not an invite"));
+        }
+        if parsed.sender().server_name() != origin {
+            return Err(FederationError::Forbidden("the inviter is not of your server".to_owned()));
+        }
+        let raws = vec![request.event.clone()];
+        match self.checker.check(&request.room_id, rules, raws).await.into_iter().next() {
+            Some(Ok(pdu)) => Ok(pdu),
+            Some(Err(dropped)) => Err(FederationError::invalid(dropped.reason)),
+            None => Err(FederationError::Internal("a check had no result".to_owned())),
+        }
+    }
+
+    async fn local_target(&self, event: &Pdu) -> Result<OwnedUserId, FederationError> {
+        let target = event
+            .state_key()
+            .and_then(|key| UserId::parse(key).ok())
+            .filter(|user| user.server_name() == self.own)
+            .ok_or_else(|| FederationError::invalid("the invited user is not of this server"))?;
+        // Only an active account has a profile.
+        match self.accounts.profile(target.localpart()).await? {
+            Some(_) => Ok(target),
+            None => Err(FederationError::Forbidden("there is no such user".to_owned())),
+        }
+    }
+
+    /// Events of a room that we are not in: only the end of an invite or a knock means anything.
+    pub async fn receive(
+        &self,
+        origin: &ServerName,
+        room: &OwnedRoomId,
+        raws: Vec<Box<RawValue>>,
+    ) -> Vec<(OwnedEventId, Result<(), String>)> {
+        let Ok(Some(rules)) = lookup::rules_of(&self.rooms, room).await else {
+            tracing::debug!(%origin, %room, events = raws.len(), "events of a room that we are not in");
+            return Vec::new();
+        };
+        let mut results = Vec::new();
+        for checked in self.checker.check(room, rules, raws).await {
+            match checked {
+                Ok(pdu) => {
+                    let id = pdu.event_id().to_owned();
+                    results.push((id, self.end(pdu, rules).await.map_err(|e| e.to_string())));
+                }
+                Err(dropped) => {
+                    results.extend(dropped.event_id.map(|id| (id, Err(dropped.reason))));
+                }
+            }
+        }
+        results
+    }
+
+    /// An invite is taken back, or a knock refused. Without the room's state nobody can say who may do
+    /// that; the server that invited may, and for a knock any, since it changes nothing but what our user hoped for.
+    async fn end(&self, pdu: Pdu, rules: &RoomRules) -> Result<(), FederationError> {
+        let elsewhere = || FederationError::Forbidden("this server is not in the room".to_owned());
+        if membership_of(&pdu) != Some(Membership::Leave) {
+            return Err(elsewhere());
+        }
+        let target = self.local_target(&pdu).await.map_err(|_| elsewhere())?;
+        let pending = lookup::pending(&self.rooms, &target, pdu.room_id(), rules).await?;
+        let pending = pending.ok_or_else(elsewhere)?;
+        let by_inviter = pending
+            .event
+            .is_some_and(|invite| invite.sender().server_name() == pdu.sender().server_name());
+        match pending.membership {
+            Membership::Invite if !by_inviter => Err(elsewhere()),
+            Membership::Invite | Membership::Knock => {
+                let room = pdu.room_id().to_owned();
+                let leave = OutOfBand {
+                    user: &target,
+                    room: &room,
+                    version: &rules.version,
+                    stripped: None,
+                    event: pdu,
+                };
+                Ok(self.rooms.record_remote_leave(leave).await?)
+            }
+            _ => Err(elsewhere()),
+        }
+    }
+}
+
+/// JSON objects as a JSON list.
+pub(crate) fn json_list(objects: &[String]) -> String {
+    format!("[{}]", objects.join(","))
+}
+
+/// What another server says about a room, as clients are shown it: whether a valid create event is in
+/// it, and the events pruned to the stripped schema.
+///
+/// Entries that are whole events are checked as such ("Entries which are improperly signed or formatted
+/// SHOULD be removed"); older servers send stripped ones, which only pass where the room's version does not
+/// hang its id on the create event.
+pub(crate) async fn stripped_of(
+    checker: &Checker,
+    room: &RoomId,
+    rules: &'static RoomRules,
+    state: Vec<RawStrippedState>,
+) -> (bool, Vec<String>) {
+    let (mut whole, mut stripped) = (Vec::new(), Vec::new());
+    for event in state.into_iter().take(MAX_STRIPPED) {
+        match event {
+            RawStrippedState::Pdu(pdu) => whole.push(pdu),
+            other => {
+                let text = serde_json::to_string(&other).unwrap_or_default();
+                if !rules.room_id_is_create_hash() {
+                    stripped.extend(client_format::stripped(&text));
+                }
+            }
+        }
+    }
+    let mut has_create = false;
+    for checked in checker.check(room, rules, whole).await {
+        match checked {
+            Ok(pdu) if pdu.is_state() => {
+                has_create |= pdu.is("m.room.create", "");
+                stripped.extend(client_format::stripped(pdu.json()));
+            }
+            Ok(_) => {}
+            Err(dropped) => {
+                tracing::debug!(%room, reason = dropped.reason, "an event of a stripped state was dropped");
+            }
+        }
+    }
+    (has_create, stripped)
+}

@@ -1,0 +1,253 @@
+//! Emptying the queue of one destination: one transaction at a time, in order.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use resuni_store::Position;
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedTransactionId, UInt,
+    api::federation::transactions::send_transaction_message::v1 as transaction,
+};
+use serde_json::value::RawValue;
+
+use super::{
+    Shared, catch_up,
+    queue::{Ephemeral, Item, Queue, Work},
+};
+use crate::{backoff::pause_ms, client::Terms, error::FederationError};
+
+/// Events of one transaction (server-server API, "Transactions").
+const MAX_PDUS: usize = 50;
+/// Ephemeral messages of one transaction.
+const MAX_EDUS: usize = 100;
+/// After this many failures what was taken is dropped and found again from the log later.
+const HOLD_FOR: u32 = 8;
+const TERMS: Terms = Terms::BACKGROUND.within(Duration::from_secs(60)).up_to(1 << 20);
+
+/// Works until there is nothing left or the server stops.
+pub(super) async fn run(shared: Arc<Shared>, queue: Arc<Queue>) {
+    let mut worker =
+        Worker { shared, queue, backlog: VecDeque::new(), floor: None, refusals: 0 };
+    while worker.round().await {}
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
+    /// What the destination missed, found again.
+    backlog: VecDeque<Item>,
+    /// Where the backlog began.
+    floor: Option<Position>,
+    /// Failures in a row, of whatever kind.
+    refusals: u32,
+}
+
+impl Worker {
+    /// One step. Whether there may be another.
+    async fn round(&mut self) -> bool {
+        if self.shared.stop.is_cancelled() {
+            return false;
+        }
+        if !self.backlog.is_empty() {
+            let count = self.backlog.len().min(MAX_PDUS);
+            let items: Vec<Item> = self.backlog.drain(..count).collect();
+            return self.deliver(items, Vec::new()).await;
+        }
+        match self.queue.next(self.shared.dispatched(), MAX_PDUS, MAX_EDUS) {
+            Work::Nothing => false,
+            Work::Send { items, edus } => {
+                self.floor = None;
+                self.deliver(items, edus).await
+            }
+            Work::CatchUp { after, up_to } => {
+                // Not before it is likely to answer: until then more may come, and be found with it.
+                if !self.pause().await {
+                    return false;
+                }
+                match catch_up::missed(&self.shared, &self.queue.server, after, up_to).await {
+                    Ok(items) => {
+                        tracing::info!(server = %self.queue.server, events = items.len(), "catching up");
+                        self.floor = Some(after);
+                        self.backlog = items.into();
+                        if self.backlog.is_empty() {
+                            self.queue.delivered(None);
+                        }
+                        true
+                    }
+                    Err(error) => {
+                        tracing::error!(server = %self.queue.server, %error, "cannot find what a server missed");
+                        self.queue.fall_behind();
+                        self.refusals += 1;
+                        self.pause().await
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends one transaction until it was taken, or given up to be found again.
+    async fn deliver(&mut self, items: Vec<Item>, edus: Vec<Ephemeral>) -> bool {
+        let number = self.shared.next_transaction.fetch_add(1, Ordering::Relaxed);
+        let id = OwnedTransactionId::from(format!("r{number}"));
+        loop {
+            if !self.pause().await {
+                return false;
+            }
+            match self.send(&id, &items, &edus).await {
+                Ok(()) => {
+                    self.refusals = 0;
+                    self.delivered(&items);
+                    return true;
+                }
+                Err(FederationError::NotAdmitted(_)) => {
+                    // Left out since it was queued. It is sent nothing more.
+                    self.backlog.clear();
+                    self.delivered(&items);
+                    return true;
+                }
+                Err(error) if is_refusal(&error) => return self.isolate(items, &error).await,
+                Err(error) => {
+                    self.refusals += 1;
+                    tracing::debug!(server = %self.queue.server, %error, failures = self.refusals, "a transaction was not delivered");
+                    if self.refusals >= HOLD_FOR && !items.is_empty() {
+                        self.backlog.clear();
+                        self.queue.fall_behind();
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The destination refuses this transaction as such. Its events are sent one by one, so that the one
+    /// that it can't take is found and left out, and blocks nothing.
+    async fn isolate(&mut self, items: Vec<Item>, error: &FederationError) -> bool {
+        if items.len() <= 1 {
+            tracing::warn!(server = %self.queue.server, %error, event = ?items.first(), "left out: the server does not take it");
+            self.delivered(&items);
+            return true;
+        }
+        for item in &items {
+            let number = self.shared.next_transaction.fetch_add(1, Ordering::Relaxed);
+            let id = OwnedTransactionId::from(format!("r{number}"));
+            let single = [*item];
+            loop {
+                if !self.pause().await {
+                    return false;
+                }
+                match self.send(&id, &single, &[]).await {
+                    Ok(()) => self.refusals = 0,
+                    Err(error) if is_refusal(&error) => {
+                        tracing::warn!(server = %self.queue.server, %error, event = ?item, "left out: the server does not take it");
+                    }
+                    Err(_) => {
+                        self.refusals += 1;
+                        continue;
+                    }
+                }
+                break;
+            }
+        }
+        self.delivered(&items);
+        true
+    }
+
+    /// Notes how far the destination has everything.
+    fn delivered(&self, items: &[Item]) {
+        let floor = match (self.backlog.front(), self.floor) {
+            // The rest of the backlog lies ahead. It is in the order of the log, so that everything
+            // before its first event has been delivered.
+            (Some(next), Some(_)) => Some(Position(next.position.0.saturating_sub(1))),
+            _ => None,
+        };
+        self.queue.delivered(floor);
+        metrics::counter!("resuni_federation_pdus_out_total").increment(items.len() as u64);
+    }
+
+    /// Waits out the back-off, or until traffic comes from the server. Whether to go on.
+    async fn pause(&self) -> bool {
+        loop {
+            let own = (self.refusals > 0 && self.shared.backoff.wait_ms(&self.queue.server).is_none())
+                .then(|| pause_ms(self.refusals - 1));
+            let Some(wait) = self.shared.backoff.wait_ms(&self.queue.server).or(own) else {
+                return true;
+            };
+            let wait = Duration::from_millis(wait);
+            tokio::select! {
+                () = self.shared.stop.cancelled() => return false,
+                () = self.queue.returned.notified() => return true,
+                () = tokio::time::sleep(wait) => {
+                    if own.is_some() {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        id: &OwnedTransactionId,
+        items: &[Item],
+        edus: &[Ephemeral],
+    ) -> Result<(), FederationError> {
+        let pdus = self.read(items).await?;
+        if pdus.is_empty() && edus.is_empty() {
+            return Ok(());
+        }
+        let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.shared.clock.now_ms()));
+        let mut request =
+            transaction::Request::new(id.clone(), self.shared.origin.clone(), now);
+        request.pdus = pdus;
+        request.edus = edus.iter().map(|edu| edu.edu.clone()).collect();
+        let answer = self.shared.client.send(&self.queue.server, request, TERMS).await?;
+        for (event_id, result) in answer.pdus {
+            if let Err(error) = result {
+                tracing::info!(server = %self.queue.server, %event_id, error, "the server refused an event");
+            }
+        }
+        Ok(())
+    }
+
+    /// The events as JSON, in their order. One that can't be read is left out: it must not keep the
+    /// others back.
+    async fn read(&self, items: &[Item]) -> Result<Vec<Box<RawValue>>, FederationError> {
+        let mut pdus = Vec::with_capacity(items.len());
+        let mut rest = items;
+        while let Some(first) = rest.first() {
+            let count = rest.iter().take_while(|item| item.room == first.room).count();
+            let (run, after) = rest.split_at(count);
+            rest = after;
+            let Some(view) = self.shared.rooms.view_num(first.room).await? else { continue };
+            let nums: Vec<_> = run.iter().map(|item| item.event).collect();
+            match view.pdus(&nums).await {
+                Ok(found) => pdus.extend(found.iter().filter_map(raw)),
+                Err(error) => {
+                    tracing::error!(%error, "an event that is to be sent can't be read");
+                    for num in nums {
+                        if let Ok(found) = view.pdus(&[num]).await {
+                            pdus.extend(found.iter().filter_map(raw));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(pdus)
+    }
+}
+
+fn raw(pdu: &resuni_dag::Pdu) -> Option<Box<RawValue>> {
+    RawValue::from_string(pdu.json().to_owned()).ok()
+}
+
+/// The server is there and says that the transaction itself can't be taken: trying again would be in
+/// vain. Not so an answer that means us (401, 403) or its own state (404 while it is set up, 429, 5xx).
+fn is_refusal(error: &FederationError) -> bool {
+    match error {
+        FederationError::Remote(remote) => matches!(remote.status.as_u16(), 400 | 413 | 414 | 422),
+        _ => false,
+    }
+}

@@ -1,0 +1,90 @@
+//! What other servers ask of us. `http` finds out who asks and routes here; every decision is made here.
+
+mod history;
+mod member;
+mod query;
+
+use std::sync::Arc;
+
+use resuni_accounts::Accounts;
+use resuni_dag::SigningKey;
+use resuni_rooms::{RoomView, Rooms};
+use resuni_store::SharedClock;
+use ruma::{EventId, MilliSecondsSinceUnixEpoch, OwnedServerName, RoomId, ServerName, UInt};
+
+use crate::{acl, checks::Checker, error::FederationError, sender::Sender};
+
+/// Answers other servers.
+pub struct Serve {
+    own: OwnedServerName,
+    key: Arc<SigningKey>,
+    rooms: Arc<Rooms>,
+    accounts: Arc<Accounts>,
+    checker: Checker,
+    sender: Arc<Sender>,
+    clock: SharedClock,
+}
+
+/// The parts of a [`Serve`].
+pub struct ServeParts {
+    /// Our name.
+    pub own: OwnedServerName,
+    /// Our key.
+    pub key: Arc<SigningKey>,
+    /// The rooms.
+    pub rooms: Arc<Rooms>,
+    /// Our people.
+    pub accounts: Arc<Accounts>,
+    /// Checks events.
+    pub checker: Checker,
+    /// Passes on what came in by way of us.
+    pub sender: Arc<Sender>,
+    /// The time.
+    pub clock: SharedClock,
+}
+
+impl Serve {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: ServeParts) -> Self {
+        let ServeParts { own, key, rooms, accounts, checker, sender, clock } = parts;
+        Self { own, key, rooms, accounts, checker, sender, clock }
+    }
+
+    /// A room that we are in and whose ACL lets `origin` take part. A room that we don't know and one
+    /// that we have left are the same: there is nothing to say about it.
+    async fn room(&self, origin: &ServerName, room: &RoomId) -> Result<RoomView, FederationError> {
+        let view = match self.rooms.view(room).await? {
+            Some(view) if view.has_server(&self.own).await? => view,
+            _ => return Err(unknown_room(room)),
+        };
+        acl::require(&view, origin).await?;
+        Ok(view)
+    }
+
+    /// As [`Serve::room`], for what only servers in the room are told.
+    async fn shared_room(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+    ) -> Result<RoomView, FederationError> {
+        let view = self.room(origin, room).await?;
+        if view.has_server(origin).await? {
+            Ok(view)
+        } else {
+            Err(FederationError::Forbidden(format!("{origin} is not in this room")))
+        }
+    }
+
+    fn now(&self) -> MilliSecondsSinceUnixEpoch {
+        MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.clock.now_ms()))
+    }
+}
+
+fn unknown_room(room: &RoomId) -> FederationError {
+    FederationError::NotFound(format!("this server is not in the room {room}"))
+}
+
+fn unknown_event(event: &EventId) -> FederationError {
+    FederationError::NotFound(format!("the event {event} is not known here"))
+}

@@ -1,0 +1,44 @@
+//! What federation keeps on disk.
+
+use resuni_rooms::{EventNum, RoomNum};
+use resuni_store::{Position, Table, TableInfo, versioned};
+use ruma::{OwnedServerName, OwnedRoomId};
+use serde::{Deserialize, Serialize};
+
+pub use crate::keys::SERVER_KEYS;
+
+/// Servers that have not been sent everything yet: everything up to this position has. A server that is
+/// up to date has no row. Only as of the sender's own cursor: what came later is found in the log.
+pub static BEHIND: Table<String, Position> = Table::new(0x0502, "destinations behind");
+/// The newest event of this server in each room, for servers that missed too much to be sent all of it.
+pub static NEWEST: Table<RoomNum, Newest> = Table::new(0x0503, "newest own events");
+/// Events of other servers that wait for what they build on, in the order they came, by room.
+pub static STAGED: Table<(String, u64), Staged> = Table::new(0x0504, "staged events");
+
+/// All tables of federation, for the doctor.
+pub const TABLES: &[TableInfo] =
+    &[SERVER_KEYS.info(), BEHIND.info(), NEWEST.info(), STAGED.info()];
+
+/// A row of [`NEWEST`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Newest {
+    /// The position in the log.
+    pub position: Position,
+    /// The event.
+    pub event: EventNum,
+}
+versioned!(Newest, 1);
+
+/// A row of [`STAGED`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    /// The room.
+    pub room: OwnedRoomId,
+    /// Who sent it to us.
+    pub origin: OwnedServerName,
+    /// The event, checked: canonical JSON.
+    pub pdu: String,
+    /// How often it was tried in vain.
+    pub attempts: u32,
+}
+versioned!(Staged, 1);
