@@ -23,7 +23,13 @@ pub(crate) async fn of(
     let mut looked_at: HashSet<EventNum> = events.iter().copied().collect();
     while !todo.is_empty() {
         let page: Vec<EventNum> = todo.split_off(todo.len().saturating_sub(PAGE));
-        for row in view.snapshot().get_many(&EVENTS, &page).await?.into_iter().flatten() {
+        for row in view
+            .snapshot()
+            .get_many(&EVENTS, &page)
+            .await?
+            .into_iter()
+            .flatten()
+        {
             for auth in row.auth {
                 seen.insert(auth);
                 if looked_at.insert(auth) {

@@ -21,8 +21,10 @@ const LIMIT: u32 = 100;
 const MAX_FROM: usize = 20;
 /// How often states and auth events are brought for one piece of history.
 const MAX_ROUNDS: usize = 4;
-const TERMS: Terms =
-    Terms { heed_backoff: true, ..Terms::ASKED.up_to(16 << 20) };
+const TERMS: Terms = Terms {
+    heed_backoff: true,
+    ..Terms::ASKED.up_to(16 << 20)
+};
 
 impl Fetcher {
     /// Fetches history at a gap that a page ended at. How many events there are now that were not there
@@ -68,7 +70,10 @@ impl Fetcher {
         let follows = view.event(&gap.event_id).await?;
         let first = follows.map(|event| event.pdu.sender().server_name().to_owned());
         let mut servers: Vec<OwnedServerName> = Vec::new();
-        for server in first.into_iter().chain(view.servers(MAX_SERVERS * 4).await?) {
+        for server in first
+            .into_iter()
+            .chain(view.servers(MAX_SERVERS * 4).await?)
+        {
             if server != self.own && !servers.contains(&server) {
                 servers.push(server);
             }
@@ -85,18 +90,22 @@ impl Fetcher {
         missing: &[OwnedEventId],
     ) -> Result<usize, FederationError> {
         let room = view.room_id();
-        let request =
-            backfill::Request::new(room.to_owned(), missing.to_vec(), UInt::from(LIMIT));
+        let request = backfill::Request::new(room.to_owned(), missing.to_vec(), UInt::from(LIMIT));
         let answer = self.client.send(server, request, TERMS).await?;
         if answer.pdus.len() > LIMIT as usize * 2 {
-            return Err(FederationError::bad_answer(server, "it has more events than asked for"));
+            return Err(FederationError::bad_answer(
+                server,
+                "it has more events than asked for",
+            ));
         }
         let events = self.checked(view, answer.pdus).await;
         let mut states: HashMap<OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
         let mut laid = 0;
         for _ in 0..MAX_ROUNDS {
-            let done =
-                self.rooms.backfill(room, &gap.event_id, events.clone(), states.clone()).await?;
+            let done = self
+                .rooms
+                .backfill(room, &gap.event_id, events.clone(), states.clone())
+                .await?;
             laid += done.laid;
             let unresolved = done.need_state.iter().find(|id| !states.contains_key(*id));
             if done.need_auth.is_empty() && unresolved.is_none() {

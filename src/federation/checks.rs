@@ -38,7 +38,11 @@ impl Checker {
     #[must_use]
     pub fn new(keys: Arc<Keys>, admission: Arc<Admission>) -> Self {
         let threads = available_parallelism().map_or(2, std::num::NonZero::get);
-        Self { keys, admission, threads: Arc::new(Semaphore::new(threads)) }
+        Self {
+            keys,
+            admission,
+            threads: Arc::new(Semaphore::new(threads)),
+        }
     }
 
     /// Checks events that must be of `room`. The answer is in the order of `raws`. An event whose
@@ -63,13 +67,17 @@ impl Checker {
                     let server = pdu.sender().server_name();
                     return Err(drop(id(), format!("{server} is not federated with")));
                 }
-                let signatures = required_signatures(&pdu, rules)
-                    .map_err(|e| drop(id(), e.to_string()))?;
+                let signatures =
+                    required_signatures(&pdu, rules).map_err(|e| drop(id(), e.to_string()))?;
                 Ok((pdu, signatures))
             })
             .await;
         let needed = parsed.iter().flatten().flat_map(|(pdu, signatures)| {
-            let at_ms = if rules.enforce_key_validity() { pdu.origin_server_ts() } else { 0 };
+            let at_ms = if rules.enforce_key_validity() {
+                pdu.origin_server_ts()
+            } else {
+                0
+            };
             signatures.iter().map(move |(server, key_ids)| Needed {
                 server: server.clone(),
                 key_ids: key_ids.clone(),
@@ -85,9 +93,7 @@ impl Checker {
             };
             match verify(&pdu, rules, &keys).map_err(|e| dropped(e.to_string()))? {
                 Verified::All => Ok(pdu),
-                Verified::HashMismatch => {
-                    redact(&pdu, rules).map_err(|e| dropped(e.to_string()))
-                }
+                Verified::HashMismatch => redact(&pdu, rules).map_err(|e| dropped(e.to_string())),
             }
         })
         .await

@@ -2,8 +2,8 @@
 
 use resuni_rooms::{Membership, Receipt, ReceiptKind, Rooms, Typing};
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId, ServerName,
-    api::federation::transactions::edu::Edu, serde::Raw,
+    OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, api::federation::transactions::edu::Edu,
+    serde::Raw,
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -35,11 +35,21 @@ pub(crate) async fn receive(
     let Typed { edu_type, content } = serde_json::from_str(edu.json().get()).map_err(bad)?;
     match edu_type.as_str() {
         "m.typing" => {
-            receive_typing(rooms, typing, origin, serde_json::from_str(content.get()).map_err(bad)?)
-                .await
+            receive_typing(
+                rooms,
+                typing,
+                origin,
+                serde_json::from_str(content.get()).map_err(bad)?,
+            )
+            .await
         }
         "m.receipt" => {
-            receive_receipts(rooms, origin, serde_json::from_str(content.get()).map_err(bad)?).await
+            receive_receipts(
+                rooms,
+                origin,
+                serde_json::from_str(content.get()).map_err(bad)?,
+            )
+            .await
         }
         // Presence, device lists and to-device messages are not built yet.
         _ => Ok(()),
@@ -60,14 +70,24 @@ async fn receive_typing(
     content: TypingContent,
 ) -> Result<(), FederationError> {
     if content.user_id.server_name() != origin {
-        return Err(FederationError::Forbidden("that is somebody else's user".to_owned()));
+        return Err(FederationError::Forbidden(
+            "that is somebody else's user".to_owned(),
+        ));
     }
-    let Some(view) = rooms.view(&content.room_id).await? else { return Ok(()) };
+    let Some(view) = rooms.view(&content.room_id).await? else {
+        return Ok(());
+    };
     acl::require(&view, origin).await?;
     if view.member(&content.user_id).await? != Some(Membership::Join) {
-        return Err(FederationError::Forbidden("the user is not in the room".to_owned()));
+        return Err(FederationError::Forbidden(
+            "the user is not in the room".to_owned(),
+        ));
     }
-    typing.set(view.num(), &content.user_id, content.typing.then_some(TYPING_MS));
+    typing.set(
+        view.num(),
+        &content.user_id,
+        content.typing.then_some(TYPING_MS),
+    );
     Ok(())
 }
 
@@ -94,15 +114,25 @@ async fn receive_receipts(
 ) -> Result<(), FederationError> {
     let mut left = MAX_RECEIPTS;
     for (room, kinds) in content {
-        let Some(view) = rooms.view(&room).await? else { continue };
+        let Some(view) = rooms.view(&room).await? else {
+            continue;
+        };
         if !acl::allows(&view, origin).await? {
             continue;
         }
         // Only `m.read` travels between servers.
-        for (user_id, read) in kinds.into_iter().filter(|(kind, _)| kind == "m.read").flat_map(|k| k.1) {
-            let Some(rest) = left.checked_sub(1) else { return Ok(()) };
+        for (user_id, read) in kinds
+            .into_iter()
+            .filter(|(kind, _)| kind == "m.read")
+            .flat_map(|k| k.1)
+        {
+            let Some(rest) = left.checked_sub(1) else {
+                return Ok(());
+            };
             left = rest;
-            let Some(event_id) = read.event_ids.into_iter().next() else { continue };
+            let Some(event_id) = read.event_ids.into_iter().next() else {
+                continue;
+            };
             let receipt = Receipt {
                 user_id,
                 kind: ReceiptKind::Read,

@@ -150,7 +150,16 @@ impl Federation {
             sender: Arc::clone(&sender),
             clock,
         });
-        Ok(Self { network, sender, ingest, fetcher, handshakes, invites, serve, typing })
+        Ok(Self {
+            network,
+            sender,
+            ingest,
+            fetcher,
+            handshakes,
+            invites,
+            serve,
+            typing,
+        })
     }
 
     /// Sends our events to other servers until the server stops.

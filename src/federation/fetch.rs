@@ -26,7 +26,11 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::{checks::Checker, client::{Client, Terms}, error::FederationError};
+use crate::{
+    checks::Checker,
+    client::{Client, Terms},
+    error::FederationError,
+};
 
 /// Events asked for at once where history is missing.
 const MISSING_LIMIT: u32 = 50;
@@ -42,8 +46,13 @@ const ONE_BY_ONE: usize = 50;
 const CONCURRENT: usize = 8;
 /// Servers that are asked for the same thing.
 pub(crate) const MAX_SERVERS: usize = 3;
-const TERMS: Terms = Terms::BACKGROUND.within(Duration::from_secs(30)).up_to(8 << 20);
-const STATE_TERMS: Terms = Terms { heed_backoff: true, ..Terms::STATE };
+const TERMS: Terms = Terms::BACKGROUND
+    .within(Duration::from_secs(30))
+    .up_to(8 << 20);
+const STATE_TERMS: Terms = Terms {
+    heed_backoff: true,
+    ..Terms::STATE
+};
 
 /// Fetches events.
 pub struct Fetcher {
@@ -64,7 +73,13 @@ impl Fetcher {
         client: Arc<Client>,
         checker: Checker,
     ) -> Self {
-        Self { rooms, client, checker, own, turns: Mutex::default() }
+        Self {
+            rooms,
+            client,
+            checker,
+            own,
+            turns: Mutex::default(),
+        }
     }
 
     /// A room's turn to be backfilled.
@@ -97,7 +112,8 @@ impl Fetcher {
                 }
             }
         }
-        Err(failure.unwrap_or_else(|| FederationError::NotFound("there is nobody to ask".to_owned())))
+        Err(failure
+            .unwrap_or_else(|| FederationError::NotFound("there is nobody to ask".to_owned())))
     }
 
     /// Whom to ask: who sent it, whose it is, then others in the room.
@@ -109,7 +125,10 @@ impl Fetcher {
     ) -> Result<Vec<OwnedServerName>, FederationError> {
         let mut servers = vec![origin.to_owned()];
         let others = view.servers(MAX_SERVERS * 4).await?;
-        for server in [pdu.sender().server_name().to_owned()].into_iter().chain(others) {
+        for server in [pdu.sender().server_name().to_owned()]
+            .into_iter()
+            .chain(others)
+        {
             if !servers.contains(&server) && server != self.own {
                 servers.push(server);
             }
@@ -157,7 +176,10 @@ impl Fetcher {
         request.limit = UInt::from(MISSING_LIMIT);
         let answer = self.client.send(server, request, TERMS).await?;
         if answer.events.len() > MISSING_LIMIT as usize * 2 {
-            return Err(FederationError::bad_answer(server, "it has more events than asked for"));
+            return Err(FederationError::bad_answer(
+                server,
+                "it has more events than asked for",
+            ));
         }
         let events = self.checked(&view, answer.events).await;
         let mut new = 0;
@@ -167,7 +189,10 @@ impl Fetcher {
             let received = if fill_gaps {
                 self.settle(room, server, &event).await
             } else {
-                self.rooms.receive(room, event.clone()).await.map_err(Into::into)
+                self.rooms
+                    .receive(room, event.clone())
+                    .await
+                    .map_err(Into::into)
             };
             match received {
                 Ok(Received::Known | Received::Missing { .. }) => {}
@@ -226,7 +251,12 @@ impl Fetcher {
             Ok(answer) if answer.auth_chain.len() <= MAX_STATE => {
                 self.checked(&view, answer.auth_chain).await
             }
-            Ok(_) => return Err(FederationError::bad_answer(server, "the auth chain is too long")),
+            Ok(_) => {
+                return Err(FederationError::bad_answer(
+                    server,
+                    "the auth chain is too long",
+                ));
+            }
             Err(error) if error.is_unreachable() => return Err(error),
             Err(_) => self.events(&view, server, missing).await,
         };
@@ -245,7 +275,10 @@ impl Fetcher {
             Ok(state) => Ok(state),
             // A server that has the missing event may know the state there and not the one after it.
             Err(error) if !error.is_unreachable() && missing.len() == 1 => {
-                let mut state = self.state_at(room, server, &missing[0]).await.map_err(|_| error)?;
+                let mut state = self
+                    .state_at(room, server, &missing[0])
+                    .await
+                    .map_err(|_| error)?;
                 let view = self.view(room).await?;
                 let parent = self.events(&view, server, &missing[..1]).await.pop();
                 if let Some(parent) = parent.filter(Pdu::is_state) {
@@ -268,7 +301,9 @@ impl Fetcher {
         newer: &Pdu,
     ) -> Result<Option<OwnedEventId>, FederationError> {
         for id in state {
-            let Some(event) = view.event(id).await? else { continue };
+            let Some(event) = view.event(id).await? else {
+                continue;
+            };
             if event.pdu.kind() == newer.kind() && event.pdu.state_key() == newer.state_key() {
                 return Ok(Some(id.clone()));
             }
@@ -285,7 +320,10 @@ impl Fetcher {
         let request = state_ids::Request::new(event.to_owned(), room.to_owned());
         let ids = self.client.send(server, request, STATE_TERMS).await?;
         if ids.pdu_ids.len() > MAX_STATE || ids.auth_chain_ids.len() > MAX_STATE {
-            return Err(FederationError::bad_answer(server, "the state is too large"));
+            return Err(FederationError::bad_answer(
+                server,
+                "the state is too large",
+            ));
         }
         let view = self.view(room).await?;
         let mut unknown = Vec::new();
@@ -301,7 +339,10 @@ impl Fetcher {
             let request = room_state::Request::new(event.to_owned(), room.to_owned());
             let state = self.client.send(server, request, STATE_TERMS).await?;
             if state.pdus.len() > MAX_STATE || state.auth_chain.len() > MAX_STATE {
-                return Err(FederationError::bad_answer(server, "the state is too large"));
+                return Err(FederationError::bad_answer(
+                    server,
+                    "the state is too large",
+                ));
             }
             let raws = state.auth_chain.into_iter().chain(state.pdus).collect();
             self.checked(&view, raws).await
@@ -328,7 +369,11 @@ impl Fetcher {
         let raws: Vec<Box<RawValue>> = stream::iter(ids.to_vec())
             .map(|id| async move {
                 let request = get_event::Request::new(id);
-                self.client.send(server, request, TERMS.up_to(256 << 10)).await.ok().map(|a| a.pdu)
+                self.client
+                    .send(server, request, TERMS.up_to(256 << 10))
+                    .await
+                    .ok()
+                    .map(|a| a.pdu)
             })
             .buffer_unordered(CONCURRENT)
             .filter_map(|raw| async { raw })
@@ -341,7 +386,11 @@ impl Fetcher {
     }
 
     /// Hands auth chains and states over to the room, ancestors first.
-    pub(crate) async fn outliers(&self, view: &RoomView, events: Vec<Pdu>) -> Result<(), FederationError> {
+    pub(crate) async fn outliers(
+        &self,
+        view: &RoomView,
+        events: Vec<Pdu>,
+    ) -> Result<(), FederationError> {
         if events.is_empty() {
             return Ok(());
         }

@@ -35,8 +35,12 @@ const MAX_SERVERS: usize = 10;
 /// Events of a room's state, or of its auth chain, that are accepted.
 const MAX_STATE: usize = 200_000;
 /// Time for a server to prepare an event.
-const MAKE_TERMS: Terms = Terms::ASKED.within(Duration::from_secs(20)).up_to(256 << 10);
-const LEAVE_TERMS: Terms = Terms::ASKED.within(Duration::from_secs(10)).up_to(256 << 10);
+const MAKE_TERMS: Terms = Terms::ASKED
+    .within(Duration::from_secs(20))
+    .up_to(256 << 10);
+const LEAVE_TERMS: Terms = Terms::ASKED
+    .within(Duration::from_secs(10))
+    .up_to(256 << 10);
 
 /// Whom and what a handshake is about.
 #[derive(Clone, Debug)]
@@ -83,7 +87,15 @@ impl Handshakes {
         checker: Checker,
         clock: SharedClock,
     ) -> Self {
-        Self { own, key, rooms, client, checker, clock, joining: Mutex::default() }
+        Self {
+            own,
+            key,
+            rooms,
+            client,
+            checker,
+            clock,
+            joining: Mutex::default(),
+        }
     }
 
     /// Joins a room that this server is not in.
@@ -102,7 +114,10 @@ impl Handshakes {
                 _ => return Ok(Joined::ServerIsIn),
             }
         }
-        self.each_server(&handshake, async |server| self.join_by(server, &handshake).await).await?;
+        self.each_server(&handshake, async |server| {
+            self.join_by(server, &handshake).await
+        })
+        .await?;
         Ok(Joined::Yes)
     }
 
@@ -111,7 +126,10 @@ impl Handshakes {
     /// # Errors
     /// As [`Handshakes::join`].
     pub async fn knock(&self, handshake: Handshake<'_>) -> Result<(), FederationError> {
-        self.each_server(&handshake, async |server| self.knock_by(server, &handshake).await).await
+        self.each_server(&handshake, async |server| {
+            self.knock_by(server, &handshake).await
+        })
+        .await
     }
 
     /// Declines an invite or takes a knock back. When no server helps, it is done here alone, so that
@@ -120,8 +138,11 @@ impl Handshakes {
     /// # Errors
     /// When it can't be written.
     pub async fn leave(&self, handshake: Handshake<'_>) -> Result<(), FederationError> {
-        let told =
-            self.each_server(&handshake, async |server| self.leave_by(server, &handshake).await).await;
+        let told = self
+            .each_server(&handshake, async |server| {
+                self.leave_by(server, &handshake).await
+            })
+            .await;
         let (version, event) = match told {
             Ok(told) => told,
             Err(error) => {
@@ -149,9 +170,13 @@ impl Handshakes {
             let message = format!("{} is not invited to {}", handshake.user, handshake.room);
             FederationError::NotFound(message)
         };
-        let rules = lookup::rules_of(&self.rooms, handshake.room).await?.ok_or_else(unknown)?;
+        let rules = lookup::rules_of(&self.rooms, handshake.room)
+            .await?
+            .ok_or_else(unknown)?;
         let pending = lookup::pending(&self.rooms, handshake.user, handshake.room, rules).await?;
-        let before = pending.and_then(|pending| pending.event).ok_or_else(unknown)?;
+        let before = pending
+            .and_then(|pending| pending.event)
+            .ok_or_else(unknown)?;
         let mut content = handshake.content.clone();
         content.insert("membership".to_owned(), "leave".into());
         let content = serde_json::value::to_raw_value(&content)
@@ -187,12 +212,17 @@ impl Handshakes {
         let mut tried = HashSet::new();
         let mut refusal: Option<FederationError> = None;
         let servers = handshake.via.iter().filter(|server| **server != self.own);
-        for server in servers.filter(|server| tried.insert((*server).clone())).take(MAX_SERVERS) {
+        for server in servers
+            .filter(|server| tried.insert((*server).clone()))
+            .take(MAX_SERVERS)
+        {
             match attempt(server).await {
                 Ok(done) => return Ok(done),
                 Err(error) => {
                     tracing::info!(%server, room = %handshake.room, %error, "a handshake failed");
-                    let heavier = refusal.as_ref().is_none_or(|old| weight(&error) > weight(old));
+                    let heavier = refusal
+                        .as_ref()
+                        .is_none_or(|old| weight(&error) > weight(old));
                     if heavier {
                         refusal = Some(error);
                     }
@@ -222,15 +252,24 @@ impl Handshakes {
             join.event_id().to_owned(),
             raw(&join)?,
         );
-        let answer = self.client.send(server, request, Terms::STATE).await?.room_state;
+        let answer = self
+            .client
+            .send(server, request, Terms::STATE)
+            .await?
+            .room_state;
         if answer.state.len() > MAX_STATE || answer.auth_chain.len() > MAX_STATE {
-            return Err(FederationError::bad_answer(server, "the room's state is too large"));
+            return Err(FederationError::bad_answer(
+                server,
+                "the room's state is too large",
+            ));
         }
         let bad = |reason: &str| FederationError::bad_answer(server, reason);
         if answer.members_omitted {
             return Err(bad("it left out the members, which it was not asked to"));
         }
-        let join = self.countersigned(server, join, answer.event, rules).await?;
+        let join = self
+            .countersigned(server, join, answer.event, rules)
+            .await?;
         if self.rooms.participating(handshake.room).await?.is_some() {
             return match self.rooms.receive(handshake.room, join).await? {
                 Received::Rejected { reason } => Err(FederationError::Forbidden(reason)),
@@ -279,8 +318,13 @@ impl Handshakes {
             knock.event_id().to_owned(),
             raw(&knock)?,
         );
-        let answer = self.client.send(server, request, MAKE_TERMS.up_to(2 << 20)).await?;
-        let state = self.stripped(handshake.room, rules, answer.knock_room_state).await;
+        let answer = self
+            .client
+            .send(server, request, MAKE_TERMS.up_to(2 << 20))
+            .await?;
+        let state = self
+            .stripped(handshake.room, rules, answer.knock_room_state)
+            .await;
         let knock = OutOfBand {
             user: handshake.user,
             room: handshake.room,
@@ -319,13 +363,16 @@ impl Handshakes {
         made: &RawValue,
         rules: &RoomRules,
     ) -> Result<Pdu, FederationError> {
-        let expected =
-            Expected { room: handshake.room, user: handshake.user, membership, server };
+        let expected = Expected {
+            room: handshake.room,
+            user: handshake.user,
+            membership,
+            server,
+        };
         let content = handshake.content.clone();
         let draft = template::draft(made, expected, rules, content, self.clock.now_ms())
             .map_err(|reason| FederationError::bad_answer(server, reason))?;
-        sign(draft, rules, &self.own, &self.key)
-            .map_err(|e| FederationError::bad_answer(server, e))
+        sign(draft, rules, &self.own, &self.key).map_err(|e| FederationError::bad_answer(server, e))
     }
 
     async fn checked(
@@ -359,12 +406,14 @@ impl Handshakes {
 
 /// The versions that a room may have for us to enter it.
 fn supported() -> Vec<RoomVersionId> {
-    SUPPORTED.iter().filter_map(|version| RoomVersionId::try_from(*version).ok()).collect()
+    SUPPORTED
+        .iter()
+        .filter_map(|version| RoomVersionId::try_from(*version).ok())
+        .collect()
 }
 
 fn rules_of(version: &RoomVersionId) -> Result<&'static RoomRules, FederationError> {
-    RoomRules::of(version)
-        .ok_or_else(|| FederationError::IncompatibleRoomVersion(version.clone()))
+    RoomRules::of(version).ok_or_else(|| FederationError::IncompatibleRoomVersion(version.clone()))
 }
 
 pub(crate) fn raw(pdu: &Pdu) -> Result<Box<RawValue>, FederationError> {
@@ -377,7 +426,10 @@ fn check_state(state: &[Pdu], version: &RoomVersionId) -> Result<(), String> {
     let mut keys = HashSet::new();
     for event in state {
         let Some(state_key) = event.state_key() else {
-            return Err(format!("{} is in the state and is no state event", event.event_id()));
+            return Err(format!(
+                "{} is in the state and is no state event",
+                event.event_id()
+            ));
         };
         if !keys.insert((event.kind(), state_key)) {
             return Err(format!("the state holds {} twice", event.kind()));
@@ -400,14 +452,16 @@ fn check_state(state: &[Pdu], version: &RoomVersionId) -> Result<(), String> {
 /// Which of several refusals is passed on.
 fn weight(error: &FederationError) -> u8 {
     match error {
-        FederationError::Remote(remote) => match (remote.status.as_u16(), remote.errcode.as_deref()) {
-            (_, Some("M_INCOMPATIBLE_ROOM_VERSION")) => 6,
-            (403, _) => 5,
-            (_, Some("M_UNABLE_TO_AUTHORISE_JOIN" | "M_UNABLE_TO_GRANT_JOIN")) => 4,
-            (404, _) => 2,
-            (status, _) if status >= 500 => 1,
-            _ => 3,
-        },
+        FederationError::Remote(remote) => {
+            match (remote.status.as_u16(), remote.errcode.as_deref()) {
+                (_, Some("M_INCOMPATIBLE_ROOM_VERSION")) => 6,
+                (403, _) => 5,
+                (_, Some("M_UNABLE_TO_AUTHORISE_JOIN" | "M_UNABLE_TO_GRANT_JOIN")) => 4,
+                (404, _) => 2,
+                (status, _) if status >= 500 => 1,
+                _ => 3,
+            }
+        }
         FederationError::IncompatibleRoomVersion(_) => 6,
         FederationError::Unreachable { .. } | FederationError::BackedOff { .. } => 0,
         _ => 1,

@@ -95,9 +95,20 @@ impl Ingest {
     /// # Errors
     /// When the store cannot be read.
     pub async fn open(parts: IngestParts) -> Result<Arc<Self>, FederationError> {
-        let IngestParts { rooms, store, checker, fetcher, invites, typing, clock, stop } = parts;
-        let rows =
-            store.snapshot().scan(&STAGED, ScanRange::all(), Direction::Forward, usize::MAX).await?;
+        let IngestParts {
+            rooms,
+            store,
+            checker,
+            fetcher,
+            invites,
+            typing,
+            clock,
+            stop,
+        } = parts;
+        let rows = store
+            .snapshot()
+            .scan(&STAGED, ScanRange::all(), Direction::Forward, usize::MAX)
+            .await?;
         let mut staged: HashMap<OwnedRoomId, usize> = HashMap::new();
         let mut last = clock.now_ms();
         for ((_, number), row) in rows {
@@ -142,13 +153,17 @@ impl Ingest {
         let key = (origin.to_owned(), request.transaction_id.to_string());
         let answer = self
             .answers
-            .get_or_insert_with(&key, || Ok::<_, std::convert::Infallible>(Answer::default()))
+            .get_or_insert_with(
+                &key,
+                || Ok::<_, std::convert::Infallible>(Answer::default()),
+            )
             .unwrap_or_default();
         let work = || async {
             // In a task of its own, so that it ends what it began when the sender hangs up.
             let (this, origin) = (Arc::clone(self), origin.to_owned());
             let task = tokio::spawn(async move { this.process(&origin, request).await });
-            task.await.map_err(|e| FederationError::Internal(e.to_string()))
+            task.await
+                .map_err(|e| FederationError::Internal(e.to_string()))
         };
         let response = answer.get_or_try_init(work).await?;
         Ok(transaction::Response::new(response.pdus.clone()))
@@ -161,7 +176,9 @@ impl Ingest {
     ) -> transaction::Response {
         metrics::counter!("resuni_federation_pdus_in_total").increment(request.pdus.len() as u64);
         let rooms = by_room(request.pdus);
-        let work = rooms.into_iter().map(|(room, raws)| self.room_events(origin, room, raws));
+        let work = rooms
+            .into_iter()
+            .map(|(room, raws)| self.room_events(origin, room, raws));
         let results = join_all(work).await.into_iter().flatten().collect();
         // After the events: a receipt may be for one of them.
         for edu in &request.edus {
@@ -181,7 +198,11 @@ impl Ingest {
         match self.rooms.view(&room).await {
             Ok(Some(view)) => match acl::allows(&view, origin).await {
                 Ok(true) => self.known_room(origin, &view, raws).await,
-                Ok(false) => refuse(&view, &raws, "this server is denied access by the room's ACL"),
+                Ok(false) => refuse(
+                    &view,
+                    &raws,
+                    "this server is denied access by the room's ACL",
+                ),
                 Err(error) => refuse(&view, &raws, &error.to_string()),
             },
             Ok(None) => self.invites.receive(origin, &room, raws).await,
@@ -226,9 +247,10 @@ impl Ingest {
         }
         match self.rooms.receive(view.room_id(), pdu.clone()).await {
             Ok(Received::Rejected { reason }) => Err(reason),
-            Ok(Received::Missing { .. }) => {
-                self.stage(origin, view.room_id(), &pdu).await.map_err(|e| e.to_string())
-            }
+            Ok(Received::Missing { .. }) => self
+                .stage(origin, view.room_id(), &pdu)
+                .await
+                .map_err(|e| e.to_string()),
             Ok(_) => Ok(()),
             Err(error) => {
                 tracing::warn!(room = %view.room_id(), event = %pdu.event_id(), %error, "an event could not be taken in");
@@ -248,7 +270,9 @@ impl Ingest {
             let mut staged = self.staged.lock();
             let count = staged.entry(room.to_owned()).or_default();
             if *count >= MAX_STAGED {
-                return Err(FederationError::Internal("too many events of this room wait for others".to_owned()));
+                return Err(FederationError::Internal(
+                    "too many events of this room wait for others".to_owned(),
+                ));
             }
             *count += 1;
             *count == 1
@@ -292,7 +316,11 @@ impl Ingest {
     async fn work(self: Arc<Self>, room: OwnedRoomId) {
         loop {
             let range = ScanRange::prefix(&room.to_string());
-            let next = self.store.snapshot().scan(&STAGED, range, Direction::Forward, 1).await;
+            let next = self
+                .store
+                .snapshot()
+                .scan(&STAGED, range, Direction::Forward, 1)
+                .await;
             let (key, row) = match next {
                 Ok(rows) => match rows.into_iter().next() {
                     Some(row) => row,
@@ -398,13 +426,21 @@ mod tests {
 
     #[test]
     fn events_are_grouped_by_room_in_order() {
-        let raws = ["!a:x", "!b:x", "!a:x"].iter().enumerate().map(|(i, room)| {
-            RawValue::from_string(format!("{{\"room_id\":\"{room}\",\"n\":{i}}}")).unwrap()
-        });
+        let raws = ["!a:x", "!b:x", "!a:x"]
+            .iter()
+            .enumerate()
+            .map(|(i, room)| {
+                RawValue::from_string(format!("{{\"room_id\":\"{room}\",\"n\":{i}}}")).unwrap()
+            });
         let nameless = RawValue::from_string("{\"n\":9}".to_owned()).unwrap();
         let grouped = by_room(raws.chain([nameless]).collect());
-        let shape: Vec<_> = grouped.iter().map(|(room, events)| (room.as_str(), events.len())).collect();
+        let shape: Vec<_> = grouped
+            .iter()
+            .map(|(room, events)| (room.as_str(), events.len()))
+            .collect();
         assert_eq!(shape, [("!a:x", 2), ("!b:x", 1)]);
-        assert!(grouped[0].1[0].get().contains("\"n\":0") && grouped[0].1[1].get().contains("\"n\":2"));
+        assert!(
+            grouped[0].1[0].get().contains("\"n\":0") && grouped[0].1[1].get().contains("\"n\":2")
+        );
     }
 }

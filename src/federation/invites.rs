@@ -9,8 +9,7 @@ use resuni_rooms::{
     Membership, NewEvent, OutOfBand, Received, RoomError, Rooms, client_format, membership_of,
 };
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName,
-    UserId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
     api::federation::membership::{RawStrippedState, create_invite::v2 as invite},
 };
 use serde_json::{Map, Value, value::RawValue};
@@ -62,8 +61,24 @@ impl Invites {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: InvitesParts) -> Self {
-        let InvitesParts { own, key, rooms, accounts, client, checker, admission } = parts;
-        Self { own, key, rooms, accounts, client, checker, admission }
+        let InvitesParts {
+            own,
+            key,
+            rooms,
+            accounts,
+            client,
+            checker,
+            admission,
+        } = parts;
+        Self {
+            own,
+            key,
+            rooms,
+            accounts,
+            client,
+            checker,
+            admission,
+        }
     }
 
     /// Invites a user of another server into a room that this server is in. The event is in the room
@@ -108,17 +123,20 @@ impl Invites {
         }
         let event_id = event.event_id().to_owned();
         // Its signatures are checked, so that nobody can make the room carry broken ones.
-        let checked = self.checker.check(room, rules, vec![answer.event, raw(&event)?]).await;
+        let checked = self
+            .checker
+            .check(room, rules, vec![answer.event, raw(&event)?])
+            .await;
         let event = checked.into_iter().flatten().next().unwrap_or(event);
         match self.rooms.receive(room, event).await? {
             Received::Accepted { .. } | Received::Known => Ok(event_id),
             Received::Rejected { reason } => Err(FederationError::Forbidden(reason)),
-            Received::SoftFailed => {
-                Err(FederationError::Forbidden("the room changed meanwhile".to_owned()))
-            }
-            Received::Missing { .. } => {
-                Err(FederationError::Internal("an event of ours has lost its place".to_owned()))
-            }
+            Received::SoftFailed => Err(FederationError::Forbidden(
+                "the room changed meanwhile".to_owned(),
+            )),
+            Received::Missing { .. } => Err(FederationError::Internal(
+                "an event of ours has lost its place".to_owned(),
+            )),
         }
     }
 
@@ -140,12 +158,20 @@ impl Invites {
         if let Some(view) = &view {
             acl::require(view, origin).await?;
         }
-        let (has_create, stripped) =
-            stripped_of(&self.checker, &request.room_id, rules, request.invite_room_state).await;
+        let (has_create, stripped) = stripped_of(
+            &self.checker,
+            &request.room_id,
+            rules,
+            request.invite_room_state,
+        )
+        .await;
         // MSC4311: a room of version 12 proves its id by its create event.
         if rules.room_id_is_create_hash() && !has_create {
             let message = "the create event is missing from invite_room_state".to_owned();
-            return Err(FederationError::BadRequest { errcode: "M_MISSING_PARAM", message });
+            return Err(FederationError::BadRequest {
+                errcode: "M_MISSING_PARAM",
+                message,
+            });
         }
         let signed = cosign(&event, rules, &self.own, &self.key).map_err(RoomError::from)?;
         let in_room = match &view {
@@ -175,19 +201,31 @@ impl Invites {
         let parsed = Pdu::parse(request.event.get(), rules)
             .map_err(|e| FederationError::bad_json(e.to_string()))?;
         if parsed.event_id() != request.event_id || parsed.room_id() != request.room_id {
-            return Err(FederationError::invalid("the event is not the one in the path"));
+            return Err(FederationError::invalid(
+                "the event is not the one in the path",
+            ));
         }
         if parsed.kind() != "m.room.member" || membership_of(&parsed) != Some(Membership::Invite) {
             return Err(FederationError::invalid("the event is not an invite"));
         }
         if parsed.sender().server_name() != origin {
-            return Err(FederationError::Forbidden("the inviter is not of your server".to_owned()));
+            return Err(FederationError::Forbidden(
+                "the inviter is not of your server".to_owned(),
+            ));
         }
         let raws = vec![request.event.clone()];
-        match self.checker.check(&request.room_id, rules, raws).await.into_iter().next() {
+        match self
+            .checker
+            .check(&request.room_id, rules, raws)
+            .await
+            .into_iter()
+            .next()
+        {
             Some(Ok(pdu)) => Ok(pdu),
             Some(Err(dropped)) => Err(FederationError::invalid(dropped.reason)),
-            None => Err(FederationError::Internal("a check had no result".to_owned())),
+            None => Err(FederationError::Internal(
+                "a check had no result".to_owned(),
+            )),
         }
     }
 
@@ -200,7 +238,9 @@ impl Invites {
         // Only an active account has a profile.
         match self.accounts.profile(target.localpart()).await? {
             Some(_) => Ok(target),
-            None => Err(FederationError::Forbidden("there is no such user".to_owned())),
+            None => Err(FederationError::Forbidden(
+                "there is no such user".to_owned(),
+            )),
         }
     }
 

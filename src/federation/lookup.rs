@@ -23,8 +23,12 @@ pub(crate) async fn rules_of(
     rooms: &Rooms,
     room: &RoomId,
 ) -> Result<Option<&'static RoomRules>, FederationError> {
-    let Some(num) = room_num(rooms, room).await? else { return Ok(None) };
-    let Some(row) = rooms.store().snapshot().get(&ROOMS, &num).await? else { return Ok(None) };
+    let Some(num) = room_num(rooms, room).await? else {
+        return Ok(None);
+    };
+    let Some(row) = rooms.store().snapshot().get(&ROOMS, &num).await? else {
+        return Ok(None);
+    };
     let version = RoomVersionId::try_from(row.version.as_str()).ok();
     Ok(version.and_then(|version| RoomRules::of(&version)))
 }
@@ -37,15 +41,30 @@ pub(crate) async fn pending(
     rules: &RoomRules,
 ) -> Result<Option<Pending>, FederationError> {
     let numbers = rooms.store().numbers();
-    let user = numbers.find(&USER_NUMBERS, user.as_bytes()).await?.map(UserNum);
-    let (Some(user), Some(room)) = (user, room_num(rooms, room).await?) else { return Ok(None) };
+    let user = numbers
+        .find(&USER_NUMBERS, user.as_bytes())
+        .await?
+        .map(UserNum);
+    let (Some(user), Some(room)) = (user, room_num(rooms, room).await?) else {
+        return Ok(None);
+    };
     let snapshot = rooms.store().snapshot();
-    let Some(row) = snapshot.get(&USER_ROOMS, &(user, room)).await? else { return Ok(None) };
+    let Some(row) = snapshot.get(&USER_ROOMS, &(user, room)).await? else {
+        return Ok(None);
+    };
     let event = snapshot.get(&OUTLIERS, &row.event).await?;
     let event = event.and_then(|event| Pdu::parse(&event.pdu, rules).ok());
-    Ok(Some(Pending { membership: row.membership, event }))
+    Ok(Some(Pending {
+        membership: row.membership,
+        event,
+    }))
 }
 
 async fn room_num(rooms: &Rooms, room: &RoomId) -> Result<Option<RoomNum>, FederationError> {
-    Ok(rooms.store().numbers().find(&ROOM_NUMBERS, room.as_bytes()).await?.map(RoomNum))
+    Ok(rooms
+        .store()
+        .numbers()
+        .find(&ROOM_NUMBERS, room.as_bytes())
+        .await?
+        .map(RoomNum))
 }

@@ -2,7 +2,7 @@
 
 use resuni_rooms::{EventNum, RoomNum};
 use resuni_store::{Position, Table, TableInfo, versioned};
-use ruma::{OwnedServerName, OwnedRoomId};
+use ruma::{OwnedRoomId, OwnedServerName};
 use serde::{Deserialize, Serialize};
 
 pub use crate::keys::SERVER_KEYS;
@@ -16,8 +16,12 @@ pub static NEWEST: Table<RoomNum, Newest> = Table::new(0x0503, "newest own event
 pub static STAGED: Table<(String, u64), Staged> = Table::new(0x0504, "staged events");
 
 /// All tables of federation, for the doctor.
-pub const TABLES: &[TableInfo] =
-    &[SERVER_KEYS.info(), BEHIND.info(), NEWEST.info(), STAGED.info()];
+pub const TABLES: &[TableInfo] = &[
+    SERVER_KEYS.info(),
+    BEHIND.info(),
+    NEWEST.info(),
+    STAGED.info(),
+];
 
 /// A row of [`NEWEST`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -57,14 +57,20 @@ pub(crate) fn draft(
         if found == wanted {
             Ok(())
         } else {
-            Err(format!("the template's {field} is {found:?} and not {wanted:?}"))
+            Err(format!(
+                "the template's {field} is {found:?} and not {wanted:?}"
+            ))
         }
     };
     same("type", &template.kind, "m.room.member")?;
     same("room_id", &template.room_id, expected.room.as_str())?;
     same("sender", &template.sender, expected.user.as_str())?;
     same("state_key", &template.state_key, expected.user.as_str())?;
-    same("membership", &template.content.membership, expected.membership)?;
+    same(
+        "membership",
+        &template.content.membership,
+        expected.membership,
+    )?;
     let mut content = extra;
     content.insert("membership".to_owned(), expected.membership.into());
     content.remove("join_authorised_via_users_server");
@@ -74,10 +80,14 @@ pub(crate) fn draft(
         }
         // "An arbitrary user ID belonging to the resident server": nobody else could sign for them.
         if authorised_by.server_name() != expected.server {
-            return Err(format!("{authorised_by}, who is to authorise the join, is elsewhere"));
+            return Err(format!(
+                "{authorised_by}, who is to authorise the join, is elsewhere"
+            ));
         }
-        content
-            .insert("join_authorised_via_users_server".to_owned(), authorised_by.as_str().into());
+        content.insert(
+            "join_authorised_via_users_server".to_owned(),
+            authorised_by.as_str().into(),
+        );
     }
     let content = serde_json::value::to_raw_value(&content).map_err(|e| e.to_string())?;
     Ok(Draft {
@@ -128,8 +138,14 @@ mod tests {
     #[test]
     fn only_the_place_in_the_graph_is_taken() {
         let draft = read(&template()).unwrap();
-        assert_eq!(draft.content.get(), r#"{"displayname":"U","membership":"join"}"#);
-        assert_eq!((draft.depth, draft.origin_server_ts, draft.redacts), (7, 42, None));
+        assert_eq!(
+            draft.content.get(),
+            r#"{"displayname":"U","membership":"join"}"#
+        );
+        assert_eq!(
+            (draft.depth, draft.origin_server_ts, draft.redacts),
+            (7, 42, None)
+        );
         assert_eq!(draft.prev_events.len(), 1);
     }
 
@@ -142,12 +158,21 @@ mod tests {
             ("/state_key", json!("@victim:a.test")),
             ("/state_key", json!(null)),
             ("/content/membership", json!("leave")),
-            ("/content", json!({ "membership": "join", "join_authorised_via_users_server": "@x:c.test" })),
-            ("/content", json!({ "membership": "join", "join_authorised_via_users_server": 7 })),
+            (
+                "/content",
+                json!({ "membership": "join", "join_authorised_via_users_server": "@x:c.test" }),
+            ),
+            (
+                "/content",
+                json!({ "membership": "join", "join_authorised_via_users_server": 7 }),
+            ),
             ("/prev_events", json!("none")),
             ("/auth_events", json!([1])),
             ("/depth", json!(-1)),
-            ("/content", json!({ "membership": "join", "padding": "x".repeat(70_000) })),
+            (
+                "/content",
+                json!({ "membership": "join", "padding": "x".repeat(70_000) }),
+            ),
         ] {
             let mut bad = template();
             *bad.pointer_mut(pointer).unwrap() = value;
@@ -159,6 +184,12 @@ mod tests {
     fn the_resident_server_may_authorise() {
         let mut restricted = template();
         restricted["content"]["join_authorised_via_users_server"] = json!("@mod:b.test");
-        assert!(read(&restricted).unwrap().content.get().contains("@mod:b.test"));
+        assert!(
+            read(&restricted)
+                .unwrap()
+                .content
+                .get()
+                .contains("@mod:b.test")
+        );
     }
 }

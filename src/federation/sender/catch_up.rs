@@ -10,7 +10,10 @@ use resuni_store::{Direction, Position, ScanRange, Snapshot};
 use ruma::ServerName;
 
 use super::{Shared, is_ours, queue::Item};
-use crate::{error::FederationError, tables::{NEWEST, Newest}};
+use crate::{
+    error::FederationError,
+    tables::{NEWEST, Newest},
+};
 
 /// Log entries that are looked through for one server. When there are more, it gets the newest event of
 /// each room, and fetches what lies before it as it likes.
@@ -29,8 +32,14 @@ pub(super) async fn missed(
     after: Position,
     up_to: Position,
 ) -> Result<Vec<Item>, FederationError> {
-    let number = shared.store.numbers().find(&SERVER_NUMBERS, server.as_bytes()).await?;
-    let Some(number) = number.map(ServerNum) else { return Ok(Vec::new()) };
+    let number = shared
+        .store
+        .numbers()
+        .find(&SERVER_NUMBERS, server.as_bytes())
+        .await?;
+    let Some(number) = number.map(ServerNum) else {
+        return Ok(Vec::new());
+    };
     let snapshot = shared.store.snapshot();
     match one_by_one(shared, &snapshot, number, after, up_to).await? {
         Some(items) => Ok(items),
@@ -51,7 +60,9 @@ async fn one_by_one(
     for _ in 0..MAX_ENTRIES / PAGE {
         let entries = shared.store.log().read(at, up_to, PAGE).await?;
         for entry in entries.iter().filter(|entry| entry.topic == TOPIC_EVENT) {
-            let Some(log) = EventLog::from_bytes(&entry.payload).filter(is_ours) else { continue };
+            let Some(log) = EventLog::from_bytes(&entry.payload).filter(is_ours) else {
+                continue;
+            };
             let room = RoomNum(entry.scope);
             let is_in = match in_room.get(&room) {
                 Some(is_in) => *is_in,
@@ -62,7 +73,11 @@ async fn one_by_one(
                 }
             };
             if is_in {
-                items.push(Item { position: entry.position, room, event: log.event });
+                items.push(Item {
+                    position: entry.position,
+                    room,
+                    event: log.event,
+                });
             }
         }
         match entries.last() {
@@ -84,7 +99,9 @@ async fn newest_of_each_room(
     let mut rooms: HashSet<RoomNum> = HashSet::new();
     let mut range = ScanRange::prefix(&server);
     loop {
-        let page = snapshot.scan(&SERVER_ROOMS, range, Direction::Forward, ROOM_PAGE).await?;
+        let page = snapshot
+            .scan(&SERVER_ROOMS, range, Direction::Forward, ROOM_PAGE)
+            .await?;
         rooms.extend(page.iter().map(|((_, room), ())| *room));
         match page.last() {
             Some((last, ())) if page.len() == ROOM_PAGE => {
@@ -102,8 +119,11 @@ async fn newest_of_each_room(
         .filter_map(|(room, row)| {
             let newest = unwritten.get(&room).copied().or(row)?;
             // Newer than `up_to` is in the queue already, and older was delivered.
-            (newest.position > after && newest.position <= up_to)
-                .then_some(Item { position: newest.position, room, event: newest.event })
+            (newest.position > after && newest.position <= up_to).then_some(Item {
+                position: newest.position,
+                room,
+                event: newest.event,
+            })
         })
         .collect();
     items.sort_by_key(|item| item.position);

@@ -24,11 +24,15 @@ pub(super) async fn dispatch_receipt(
     shared: &Arc<Shared>,
     entry: &LogEntry,
 ) -> Result<(), FederationError> {
-    let Some(log) = ReceiptLog::from_bytes(&entry.payload) else { return Ok(()) };
+    let Some(log) = ReceiptLog::from_bytes(&entry.payload) else {
+        return Ok(());
+    };
     if !log.local || log.kind != ReceiptKind::Read {
         return Ok(());
     }
-    let Some(view) = shared.rooms.view_num(RoomNum(entry.scope)).await? else { return Ok(()) };
+    let Some(view) = shared.rooms.view_num(RoomNum(entry.scope)).await? else {
+        return Ok(());
+    };
     let row = (view.num(), entry.position);
     let Some(receipt) = view.snapshot().get(&RECEIPTS_IN_ORDER, &row).await? else {
         return Ok(()); // A newer one has taken its place and has an entry of its own.
@@ -84,16 +88,28 @@ async fn tell_typing(
     before: &BTreeSet<OwnedUserId>,
     now: &BTreeSet<OwnedUserId>,
 ) -> Result<(), FederationError> {
-    let changes: BTreeMap<&OwnedUserId, bool> =
-        before.symmetric_difference(now).map(|user| (user, now.contains(user))).collect();
+    let changes: BTreeMap<&OwnedUserId, bool> = before
+        .symmetric_difference(now)
+        .map(|user| (user, now.contains(user)))
+        .collect();
     if changes.is_empty() {
         return Ok(());
     }
-    let Some(view) = shared.rooms.view_num(room).await? else { return Ok(()) };
+    let Some(view) = shared.rooms.view_num(room).await? else {
+        return Ok(());
+    };
     for (user, typing) in changes {
         let content = json!({ "room_id": view.room_id(), "user_id": user, "typing": typing });
         let subject = Subject::Typing(view.room_id().to_owned(), user.clone());
-        tell(shared, &view, MAX_TYPING_SERVERS, "m.typing", subject, &content).await?;
+        tell(
+            shared,
+            &view,
+            MAX_TYPING_SERVERS,
+            "m.typing",
+            subject,
+            &content,
+        )
+        .await?;
     }
     Ok(())
 }
@@ -112,7 +128,10 @@ async fn tell(
     for server in view.servers(limit).await? {
         // Stale by the time the server is back; it asks for nothing of this kind either.
         if shared.backoff.wait_ms(&server).is_none() {
-            let edu = Ephemeral { subject: subject.clone(), edu: Raw::from_json(edu.clone()) };
+            let edu = Ephemeral {
+                subject: subject.clone(),
+                edu: Raw::from_json(edu.clone()),
+            };
             shared.send_edu(&server, edu);
         }
     }

@@ -107,11 +107,21 @@ impl Sender {
     /// # Errors
     /// When the store cannot be read.
     pub async fn open(parts: SenderParts) -> Result<Arc<Self>, FederationError> {
-        let SenderParts { origin, rooms, store, client, backoff, admission, clock, stop } = parts;
+        let SenderParts {
+            origin,
+            rooms,
+            store,
+            client,
+            backoff,
+            admission,
+            clock,
+            stop,
+        } = parts;
         let follower = store.follower("federation sender").await?;
         let snapshot = store.snapshot();
-        let behind =
-            snapshot.scan(&BEHIND, ScanRange::all(), Direction::Forward, usize::MAX).await?;
+        let behind = snapshot
+            .scan(&BEHIND, ScanRange::all(), Direction::Forward, usize::MAX)
+            .await?;
         let queues = behind
             .into_iter()
             .filter_map(|(name, position)| {
@@ -133,7 +143,10 @@ impl Sender {
             dispatched: AtomicU64::new(follower.cursor().0),
             newest: Mutex::default(),
         });
-        Ok(Arc::new(Self { shared, follower: tokio::sync::Mutex::new(follower) }))
+        Ok(Arc::new(Self {
+            shared,
+            follower: tokio::sync::Mutex::new(follower),
+        }))
     }
 
     /// Follows the log until the server stops.
@@ -149,8 +162,14 @@ impl Sender {
                 shared.spawn(queue);
             }
         }
-        let mut dispatcher = Dispatcher { shared, servers: HashMap::new() };
-        let mut saved = Saved { cursor: follower.cursor(), behind: shared.behind() };
+        let mut dispatcher = Dispatcher {
+            shared,
+            servers: HashMap::new(),
+        };
+        let mut saved = Saved {
+            cursor: follower.cursor(),
+            behind: shared.behind(),
+        };
         let mut watermark = shared.store.log().watch();
         let mut at = follower.cursor();
         let mut checkpoint = tokio::time::interval(CHECKPOINT_EVERY);
@@ -197,7 +216,11 @@ impl Sender {
         event: EventNum,
         from: &ServerName,
     ) -> Result<(), FederationError> {
-        let item = Item { position, room: view.num(), event };
+        let item = Item {
+            position,
+            room: view.num(),
+            event,
+        };
         for server in view.servers(MAX_SERVERS).await? {
             if server != from && self.shared.is_destination(&server) {
                 self.shared.send(&server, item);
@@ -221,7 +244,10 @@ impl Sender {
     pub fn stats(&self) -> SenderStats {
         let queues = self.shared.queues.lock();
         SenderStats {
-            waiting: queues.values().filter(|queue| queue.delivered_up_to().is_some()).count(),
+            waiting: queues
+                .values()
+                .filter(|queue| queue.delivered_up_to().is_some())
+                .count(),
             queued: queues.values().map(|queue| queue.len()).sum(),
         }
     }
@@ -300,14 +326,19 @@ impl Shared {
                 batch.put(&BEHIND, &server.to_string(), position);
             }
         }
-        for server in saved.behind.keys().filter(|server| !behind.contains_key(*server)) {
+        for server in saved
+            .behind
+            .keys()
+            .filter(|server| !behind.contains_key(*server))
+        {
             batch.delete(&BEHIND, &server.to_string());
         }
         for (room, row) in &newest {
             batch.put(&NEWEST, room, row);
         }
         follower.advance(&mut batch, at);
-        self.store.commit(batch).await?;
+        // Not waited for: what a crash takes away is only found again and sent twice.
+        let _applied = self.store.commit(batch).await?;
         *saved = Saved { cursor: at, behind };
         self.forget_idle();
         Ok(())
@@ -340,7 +371,9 @@ impl Dispatcher<'_> {
         if entry.topic != TOPIC_EVENT {
             return Ok(());
         }
-        let Some(log) = EventLog::from_bytes(&entry.payload) else { return Ok(()) };
+        let Some(log) = EventLog::from_bytes(&entry.payload) else {
+            return Ok(());
+        };
         let room = RoomNum(entry.scope);
         let changed = log.flags & flags::STATE_CHANGED != 0;
         if !is_ours(&log) {
@@ -349,15 +382,27 @@ impl Dispatcher<'_> {
             }
             return Ok(());
         }
-        let Some(view) = self.shared.rooms.view_num(room).await? else { return Ok(()) };
+        let Some(view) = self.shared.rooms.view_num(room).await? else {
+            return Ok(());
+        };
         let mut servers = self.servers_of(&view, changed).await?;
         if log.flags & flags::MEMBER != 0 {
             servers.extend(self.removed(&view, &log).await?);
         }
-        let newest = Newest { position: entry.position, event: log.event };
+        let newest = Newest {
+            position: entry.position,
+            event: log.event,
+        };
         self.shared.newest.lock().insert(room, newest);
-        let item = Item { position: entry.position, room, event: log.event };
-        for server in servers.iter().filter(|server| self.shared.is_destination(server)) {
+        let item = Item {
+            position: entry.position,
+            room,
+            event: log.event,
+        };
+        for server in servers
+            .iter()
+            .filter(|server| self.shared.is_destination(server))
+        {
             self.shared.send(server, item);
         }
         Ok(())
@@ -391,7 +436,9 @@ impl Dispatcher<'_> {
         view: &RoomView,
         log: &EventLog,
     ) -> Result<Option<OwnedServerName>, FederationError> {
-        let Some(target) = log.target else { return Ok(None) };
+        let Some(target) = log.target else {
+            return Ok(None);
+        };
         let pdus = view.pdus(&[log.event]).await?;
         let membership = pdus.first().and_then(membership_of);
         if !matches!(membership, Some(Membership::Leave | Membership::Ban)) {

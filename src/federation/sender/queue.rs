@@ -73,20 +73,33 @@ pub(super) enum Work {
     /// Find what the destination missed in `(after, up_to]`.
     CatchUp { after: Position, up_to: Position },
     /// Send these.
-    Send { items: Vec<Item>, edus: Vec<Ephemeral> },
+    Send {
+        items: Vec<Item>,
+        edus: Vec<Ephemeral>,
+    },
 }
 
 impl Queue {
     pub fn new(server: OwnedServerName, behind: Option<Position>) -> Arc<Self> {
-        let state = State { behind, ..State::default() };
-        Arc::new(Self { server, state: Mutex::new(state), returned: Notify::new() })
+        let state = State {
+            behind,
+            ..State::default()
+        };
+        Arc::new(Self {
+            server,
+            state: Mutex::new(state),
+            returned: Notify::new(),
+        })
     }
 
     /// Adds an event. Whether a worker has to be started.
     pub fn push(&self, item: Item) -> bool {
         let mut state = self.state.lock();
         if state.pending.len() >= MAX_PENDING {
-            let first = state.pending.front().map_or(item.position, |first| first.position);
+            let first = state
+                .pending
+                .front()
+                .map_or(item.position, |first| first.position);
             let delivered = Position(first.0.saturating_sub(1));
             // Already behind since before: that is where it goes on.
             state.behind.get_or_insert(delivered);
@@ -132,7 +145,9 @@ impl Queue {
         };
         let count = state.edus.len().min(max_edus);
         let edus: Vec<Ephemeral> = state.edus.drain(..count).collect();
-        state.floor = items.first().map(|item| Position(item.position.0.saturating_sub(1)));
+        state.floor = items
+            .first()
+            .map(|item| Position(item.position.0.saturating_sub(1)));
         if items.is_empty() && edus.is_empty() {
             state.working = false;
             return Work::Nothing;
@@ -158,8 +173,14 @@ impl Queue {
     /// Everything up to here was delivered; `None` when everything was.
     pub fn delivered_up_to(&self) -> Option<Position> {
         let state = self.state.lock();
-        let pending = state.pending.front().map(|first| Position(first.position.0.saturating_sub(1)));
-        [state.floor, state.behind, pending].into_iter().flatten().min()
+        let pending = state
+            .pending
+            .front()
+            .map(|first| Position(first.position.0.saturating_sub(1)));
+        [state.floor, state.behind, pending]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Events and ephemeral messages that wait, as far as they are in memory.
@@ -171,7 +192,10 @@ impl Queue {
     /// Whether nothing waits and nobody works.
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        !state.working && state.behind.is_none() && state.pending.is_empty() && state.edus.is_empty()
+        !state.working
+            && state.behind.is_none()
+            && state.pending.is_empty()
+            && state.edus.is_empty()
     }
 }
 
@@ -183,7 +207,11 @@ mod tests {
     use super::*;
 
     fn item(position: u64) -> Item {
-        Item { position: Position(position), room: RoomNum(1), event: EventNum(position) }
+        Item {
+            position: Position(position),
+            room: RoomNum(1),
+            event: EventNum(position),
+        }
     }
 
     #[test]
@@ -193,18 +221,29 @@ mod tests {
         assert!(queue.push(item(5)), "the first one starts a worker");
         assert!(!queue.push(item(7)));
         assert_eq!(queue.delivered_up_to(), Some(Position(4)));
-        let Work::Send { items, .. } = queue.next(Position(9), 1, 100) else { panic!() };
+        let Work::Send { items, .. } = queue.next(Position(9), 1, 100) else {
+            panic!()
+        };
         assert_eq!(items, [item(5)]);
-        assert_eq!(queue.delivered_up_to(), Some(Position(4)), "under way is not delivered");
+        assert_eq!(
+            queue.delivered_up_to(),
+            Some(Position(4)),
+            "under way is not delivered"
+        );
         queue.delivered(None);
         assert_eq!(queue.delivered_up_to(), Some(Position(6)));
-        let Work::Send { items, .. } = queue.next(Position(9), 50, 100) else { panic!() };
+        let Work::Send { items, .. } = queue.next(Position(9), 50, 100) else {
+            panic!()
+        };
         assert_eq!(items, [item(7)]);
         queue.delivered(None);
         assert!(matches!(queue.next(Position(9), 50, 100), Work::Nothing));
         assert_eq!(queue.delivered_up_to(), None);
         assert!(queue.is_idle());
-        assert!(queue.push(item(9)), "a new worker is needed after the first has ended");
+        assert!(
+            queue.push(item(9)),
+            "a new worker is needed after the first has ended"
+        );
     }
 
     #[test]
@@ -214,12 +253,23 @@ mod tests {
             queue.push(item(position));
         }
         assert_eq!(queue.delivered_up_to(), Some(Position(9)));
-        let Work::CatchUp { after, up_to } = queue.next(Position(5_000), 50, 100) else { panic!() };
-        assert_eq!((after, up_to), (Position(9), Position(9 + MAX_PENDING as u64)));
+        let Work::CatchUp { after, up_to } = queue.next(Position(5_000), 50, 100) else {
+            panic!()
+        };
+        assert_eq!(
+            (after, up_to),
+            (Position(9), Position(9 + MAX_PENDING as u64))
+        );
         assert_eq!(queue.delivered_up_to(), Some(Position(9)));
         queue.fall_behind();
-        let Work::CatchUp { after, up_to } = queue.next(Position(5_000), 50, 100) else { panic!() };
-        assert_eq!((after, up_to), (Position(9), Position(5_000)), "nothing is left out");
+        let Work::CatchUp { after, up_to } = queue.next(Position(5_000), 50, 100) else {
+            panic!()
+        };
+        assert_eq!(
+            (after, up_to),
+            (Position(9), Position(5_000)),
+            "nothing is left out"
+        );
     }
 
     #[test]
@@ -233,7 +283,10 @@ mod tests {
         };
         for _ in 0..3 {
             let edu = Raw::from_json(Box::<serde_json::value::RawValue>::default());
-            queue.push_edu(Ephemeral { subject: subject(), edu });
+            queue.push_edu(Ephemeral {
+                subject: subject(),
+                edu,
+            });
         }
         assert_eq!(queue.len(), 1);
     }

@@ -25,12 +25,19 @@ const MAX_PDUS: usize = 50;
 const MAX_EDUS: usize = 100;
 /// After this many failures what was taken is dropped and found again from the log later.
 const HOLD_FOR: u32 = 8;
-const TERMS: Terms = Terms::BACKGROUND.within(Duration::from_secs(60)).up_to(1 << 20);
+const TERMS: Terms = Terms::BACKGROUND
+    .within(Duration::from_secs(60))
+    .up_to(1 << 20);
 
 /// Works until there is nothing left or the server stops.
 pub(super) async fn run(shared: Arc<Shared>, queue: Arc<Queue>) {
-    let mut worker =
-        Worker { shared, queue, backlog: VecDeque::new(), floor: None, refusals: 0 };
+    let mut worker = Worker {
+        shared,
+        queue,
+        backlog: VecDeque::new(),
+        floor: None,
+        refusals: 0,
+    };
     while worker.round().await {}
 }
 
@@ -56,7 +63,10 @@ impl Worker {
             let items: Vec<Item> = self.backlog.drain(..count).collect();
             return self.deliver(items, Vec::new()).await;
         }
-        match self.queue.next(self.shared.dispatched(), MAX_PDUS, MAX_EDUS) {
+        match self
+            .queue
+            .next(self.shared.dispatched(), MAX_PDUS, MAX_EDUS)
+        {
             Work::Nothing => false,
             Work::Send { items, edus } => {
                 self.floor = None;
@@ -170,8 +180,9 @@ impl Worker {
     /// Waits out the back-off, or until traffic comes from the server. Whether to go on.
     async fn pause(&self) -> bool {
         loop {
-            let own = (self.refusals > 0 && self.shared.backoff.wait_ms(&self.queue.server).is_none())
-                .then(|| pause_ms(self.refusals - 1));
+            let own = (self.refusals > 0
+                && self.shared.backoff.wait_ms(&self.queue.server).is_none())
+            .then(|| pause_ms(self.refusals - 1));
             let Some(wait) = self.shared.backoff.wait_ms(&self.queue.server).or(own) else {
                 return true;
             };
@@ -199,11 +210,14 @@ impl Worker {
             return Ok(());
         }
         let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.shared.clock.now_ms()));
-        let mut request =
-            transaction::Request::new(id.clone(), self.shared.origin.clone(), now);
+        let mut request = transaction::Request::new(id.clone(), self.shared.origin.clone(), now);
         request.pdus = pdus;
         request.edus = edus.iter().map(|edu| edu.edu.clone()).collect();
-        let answer = self.shared.client.send(&self.queue.server, request, TERMS).await?;
+        let answer = self
+            .shared
+            .client
+            .send(&self.queue.server, request, TERMS)
+            .await?;
         for (event_id, result) in answer.pdus {
             if let Err(error) = result {
                 tracing::info!(server = %self.queue.server, %event_id, error, "the server refused an event");
@@ -218,10 +232,15 @@ impl Worker {
         let mut pdus = Vec::with_capacity(items.len());
         let mut rest = items;
         while let Some(first) = rest.first() {
-            let count = rest.iter().take_while(|item| item.room == first.room).count();
+            let count = rest
+                .iter()
+                .take_while(|item| item.room == first.room)
+                .count();
             let (run, after) = rest.split_at(count);
             rest = after;
-            let Some(view) = self.shared.rooms.view_num(first.room).await? else { continue };
+            let Some(view) = self.shared.rooms.view_num(first.room).await? else {
+                continue;
+            };
             let nums: Vec<_> = run.iter().map(|item| item.event).collect();
             match view.pdus(&nums).await {
                 Ok(found) => pdus.extend(found.iter().filter_map(raw)),

@@ -46,11 +46,20 @@ impl Serve {
         let num = snapshot.get(&EVENT_IDS, &hash).await?.ok_or_else(unknown)?;
         let row = snapshot.get(&EVENTS, &num).await?.ok_or_else(unknown)?;
         let view = self.rooms.view_num(row.room).await?.ok_or_else(unknown)?;
-        let view = self.shared_room(origin, view.room_id()).await.map_err(|_| unknown())?;
+        let view = self
+            .shared_room(origin, view.room_id())
+            .await
+            .map_err(|_| unknown())?;
         let event = view.event(&request.event_id).await?.ok_or_else(unknown)?;
         let mut viewer = view.server_viewer(origin).await?;
-        let pdu = shown(&view, &mut viewer, event).await?.ok_or_else(unknown)?;
-        Ok(get_event::Response::new(self.own.clone(), self.now(), raw(&pdu)?))
+        let pdu = shown(&view, &mut viewer, event)
+            .await?
+            .ok_or_else(unknown)?;
+        Ok(get_event::Response::new(
+            self.own.clone(),
+            self.now(),
+            raw(&pdu)?,
+        ))
     }
 
     /// `GET /v1/state/{roomId}`: the state before an event, and its auth chain.
@@ -65,7 +74,10 @@ impl Serve {
         let view = self.shared_room(origin, &request.room_id).await?;
         let (state, chain) = state_before(&view, &request.event_id).await?;
         let state = raws(&view.pdus(&state).await?)?;
-        Ok(room_state::Response::new(raws(&view.pdus(&chain).await?)?, state))
+        Ok(room_state::Response::new(
+            raws(&view.pdus(&chain).await?)?,
+            state,
+        ))
     }
 
     /// `GET /v1/state_ids/{roomId}`.
@@ -79,7 +91,10 @@ impl Serve {
     ) -> Result<state_ids::Response, FederationError> {
         let view = self.shared_room(origin, &request.room_id).await?;
         let (state, chain) = state_before(&view, &request.event_id).await?;
-        Ok(state_ids::Response::new(ids(&view, &chain).await?, ids(&view, &state).await?))
+        Ok(state_ids::Response::new(
+            ids(&view, &chain).await?,
+            ids(&view, &state).await?,
+        ))
     }
 
     /// `GET /v1/event_auth/{roomId}/{eventId}`.
@@ -108,7 +123,9 @@ impl Serve {
         request: backfill::Request,
     ) -> Result<backfill::Response, FederationError> {
         let view = self.shared_room(origin, &request.room_id).await?;
-        let limit = usize::try_from(u64::from(request.limit)).unwrap_or(usize::MAX).min(MAX_BACKFILL);
+        let limit = usize::try_from(u64::from(request.limit))
+            .unwrap_or(usize::MAX)
+            .min(MAX_BACKFILL);
         let mut walk = Walk::new(&view, HashSet::new(), 0);
         for id in request.v.iter().take(MAX_IDS) {
             walk.add(id).await?;
@@ -128,15 +145,24 @@ impl Serve {
         request: missing_events::Request,
     ) -> Result<missing_events::Response, FederationError> {
         let view = self.shared_room(origin, &request.room_id).await?;
-        let limit = usize::try_from(u64::from(request.limit)).unwrap_or(usize::MAX).min(MAX_MISSING);
-        let earliest = request.earliest_events.iter().take(MAX_IDS).cloned().collect();
+        let limit = usize::try_from(u64::from(request.limit))
+            .unwrap_or(usize::MAX)
+            .min(MAX_MISSING);
+        let earliest = request
+            .earliest_events
+            .iter()
+            .take(MAX_IDS)
+            .cloned()
+            .collect();
         let mut walk = Walk::new(&view, earliest, u64::from(request.min_depth));
         for id in request.latest_events.iter().take(MAX_IDS) {
             walk.add_parents(id).await?;
         }
         let mut events = walk.take(limit).await?;
         events.reverse();
-        Ok(missing_events::Response::new(self.visible(&view, origin, events).await?))
+        Ok(missing_events::Response::new(
+            self.visible(&view, origin, events).await?,
+        ))
     }
 
     /// The events as the server may see them. What it may not see it gets redacted, so that it can
@@ -177,7 +203,9 @@ async fn shown(
         // What was redacted since is sent as it was signed: the redaction is an event of its own.
         Ok(Some(event.pdu))
     } else {
-        Ok(Some(redact(&event.pdu, view.rules()).map_err(RoomError::from)?))
+        Ok(Some(
+            redact(&event.pdu, view.rules()).map_err(RoomError::from)?,
+        ))
     }
 }
 
@@ -187,7 +215,10 @@ async fn state_before(
     event: &EventId,
 ) -> Result<(Vec<EventNum>, Vec<EventNum>), FederationError> {
     // Of an event of another room nothing is said, whatever the server may see there.
-    let (_, row) = view.event_row(event).await?.ok_or_else(|| unknown_event(event))?;
+    let (_, row) = view
+        .event_row(event)
+        .await?
+        .ok_or_else(|| unknown_event(event))?;
     if !matches!(row.place, Place::Timeline { .. } | Place::SoftFailed) {
         return Err(unknown_event(event));
     }
@@ -198,7 +229,11 @@ async fn state_before(
 
 async fn ids(view: &RoomView, nums: &[EventNum]) -> Result<Vec<OwnedEventId>, FederationError> {
     let rows = view.snapshot().get_many(&EVENTS, nums).await?;
-    Ok(rows.into_iter().flatten().map(|row| row.id.to_id()).collect())
+    Ok(rows
+        .into_iter()
+        .flatten()
+        .map(|row| row.id.to_id())
+        .collect())
 }
 
 pub(super) fn raws(pdus: &[Pdu]) -> Result<Vec<Box<RawValue>>, FederationError> {
@@ -215,7 +250,12 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(view: &'a RoomView, not: HashSet<OwnedEventId>, min_depth: u64) -> Self {
-        Self { view, seen: not, min_depth, heap: BinaryHeap::new() }
+        Self {
+            view,
+            seen: not,
+            min_depth,
+            heap: BinaryHeap::new(),
+        }
     }
 
     /// Begins at this event, if it is in the room's graph.
@@ -247,8 +287,12 @@ impl<'a> Walk<'a> {
     async fn take(mut self, limit: usize) -> Result<Vec<StoredEvent>, FederationError> {
         let mut found = Vec::new();
         while found.len() < limit {
-            let Some((_, _, id)) = self.heap.pop() else { break };
-            let Some(event) = self.view.event(&id).await? else { continue };
+            let Some((_, _, id)) = self.heap.pop() else {
+                break;
+            };
+            let Some(event) = self.view.event(&id).await? else {
+                continue;
+            };
             for parent in event.pdu.prev_events() {
                 self.add(parent).await?;
             }

@@ -32,7 +32,9 @@ impl Serve {
         origin: &ServerName,
         request: make_join::Request,
     ) -> Result<make_join::Response, FederationError> {
-        let view = self.room_for(origin, &request.room_id, &request.user_id).await?;
+        let view = self
+            .room_for(origin, &request.room_id, &request.user_id)
+            .await?;
         let version = supported(&view, &request.ver)?;
         let mut content = json!({ "membership": "join" });
         if let Some(user) = self.authoriser(&view, &request.user_id).await? {
@@ -53,7 +55,9 @@ impl Serve {
         origin: &ServerName,
         request: make_leave::Request,
     ) -> Result<make_leave::Response, FederationError> {
-        let view = self.room_for(origin, &request.room_id, &request.user_id).await?;
+        let view = self
+            .room_for(origin, &request.room_id, &request.user_id)
+            .await?;
         let content = json!({ "membership": "leave" });
         let event = self.template(&view, &request.user_id, &content).await?;
         Ok(make_leave::Response::new(Some(version_of(&view)?), event))
@@ -68,7 +72,9 @@ impl Serve {
         origin: &ServerName,
         request: make_knock::Request,
     ) -> Result<make_knock::Response, FederationError> {
-        let view = self.room_for(origin, &request.room_id, &request.user_id).await?;
+        let view = self
+            .room_for(origin, &request.room_id, &request.user_id)
+            .await?;
         let version = supported(&view, &request.ver)?;
         require_knockable(&view).await?;
         let content = json!({ "membership": "knock" });
@@ -87,7 +93,11 @@ impl Serve {
     ) -> Result<send_join::Response, FederationError> {
         let view = self.room(origin, &request.room_id).await?;
         let servers = view.servers(MAX_SERVERS).await?;
-        let own = Own { origin, path_event: &request.event_id, membership: Membership::Join };
+        let own = Own {
+            origin,
+            path_event: &request.event_id,
+            membership: Membership::Join,
+        };
         let event = self.own_event(&view, own, &request.pdu).await?;
         let event = self.vouch(&view, event).await?;
         let event = self.checked(&view, event).await?;
@@ -102,8 +112,7 @@ impl Serve {
         if request.omit_members {
             let kept = self.without_members(&view, &state, event.sender()).await?;
             room_state.members_omitted = true;
-            room_state.servers_in_room =
-                Some(servers.iter().map(ToString::to_string).collect());
+            room_state.servers_in_room = Some(servers.iter().map(ToString::to_string).collect());
             room_state.state = raws(&view.pdus(&kept).await?)?;
             let mut around = kept.clone();
             around.push(num);
@@ -128,7 +137,11 @@ impl Serve {
         request: send_leave::Request,
     ) -> Result<send_leave::Response, FederationError> {
         let view = self.room(origin, &request.room_id).await?;
-        let own = Own { origin, path_event: &request.event_id, membership: Membership::Leave };
+        let own = Own {
+            origin,
+            path_event: &request.event_id,
+            membership: Membership::Leave,
+        };
         let event = self.own_event(&view, own, &request.pdu).await?;
         let event = self.checked(&view, event).await?;
         self.accept(&view, origin, event).await?;
@@ -146,7 +159,11 @@ impl Serve {
     ) -> Result<send_knock::Response, FederationError> {
         let view = self.room(origin, &request.room_id).await?;
         require_knockable(&view).await?;
-        let own = Own { origin, path_event: &request.event_id, membership: Membership::Knock };
+        let own = Own {
+            origin,
+            path_event: &request.event_id,
+            membership: Membership::Knock,
+        };
         let event = self.own_event(&view, own, &request.pdu).await?;
         let event = self.checked(&view, event).await?;
         self.accept(&view, origin, event).await?;
@@ -163,7 +180,9 @@ impl Serve {
         user: &UserId,
     ) -> Result<RoomView, FederationError> {
         if user.server_name() != origin {
-            return Err(FederationError::Forbidden(format!("{user} is not a user of {origin}")));
+            return Err(FederationError::Forbidden(format!(
+                "{user} is not a user of {origin}"
+            )));
         }
         self.room(origin, room).await
     }
@@ -175,14 +194,18 @@ impl Serve {
         user: &UserId,
     ) -> Result<Option<OwnedUserId>, FederationError> {
         let refuse = |errcode, message: &str| {
-            Err(FederationError::BadRequest { errcode, message: message.to_owned() })
+            Err(FederationError::BadRequest {
+                errcode,
+                message: message.to_owned(),
+            })
         };
         match self.rooms.restricted_join(view, user).await? {
             RestrictedJoin::NotNeeded => Ok(None),
             RestrictedJoin::Authorised(by) => Ok(Some(by)),
-            RestrictedJoin::NobodyMayInvite => {
-                refuse("M_UNABLE_TO_GRANT_JOIN", "nobody of this server may invite to the room")
-            }
+            RestrictedJoin::NobodyMayInvite => refuse(
+                "M_UNABLE_TO_GRANT_JOIN",
+                "nobody of this server may invite to the room",
+            ),
             RestrictedJoin::Unknown => refuse(
                 "M_UNABLE_TO_AUTHORISE_JOIN",
                 "this server can't tell whether the user is in one of the rooms that may join",
@@ -229,7 +252,9 @@ impl Serve {
             return refuse("the event's sender and state key are not the same");
         }
         if pdu.sender().server_name() != own.origin {
-            return Err(FederationError::Forbidden("the sender is not of your server".to_owned()));
+            return Err(FederationError::Forbidden(
+                "the sender is not of your server".to_owned(),
+            ));
         }
         Ok(pdu)
     }
@@ -240,9 +265,12 @@ impl Serve {
         struct Content {
             join_authorised_via_users_server: Option<OwnedUserId>,
         }
-        let content: Content =
-            pdu.content_as().map_err(|e| FederationError::bad_json(e.to_string()))?;
-        let Some(by) = content.join_authorised_via_users_server else { return Ok(pdu) };
+        let content: Content = pdu
+            .content_as()
+            .map_err(|e| FederationError::bad_json(e.to_string()))?;
+        let Some(by) = content.join_authorised_via_users_server else {
+            return Ok(pdu);
+        };
         if by.server_name() != self.own {
             return Ok(pdu);
         }
@@ -253,10 +281,18 @@ impl Serve {
 
     async fn checked(&self, view: &RoomView, pdu: Pdu) -> Result<Pdu, FederationError> {
         let raws = vec![raw(&pdu)?];
-        match self.checker.check(view.room_id(), view.rules(), raws).await.into_iter().next() {
+        match self
+            .checker
+            .check(view.room_id(), view.rules(), raws)
+            .await
+            .into_iter()
+            .next()
+        {
             Some(Ok(pdu)) => Ok(pdu),
             Some(Err(dropped)) => Err(FederationError::invalid(dropped.reason)),
-            None => Err(FederationError::Internal("a check had no result".to_owned())),
+            None => Err(FederationError::Internal(
+                "a check had no result".to_owned(),
+            )),
         }
     }
 
@@ -278,16 +314,19 @@ impl Serve {
                 return Err(FederationError::Forbidden(message));
             }
             Received::Missing { .. } => {
-                return Err(FederationError::invalid("the event refers to events unknown here"));
+                return Err(FederationError::invalid(
+                    "the event refers to events unknown here",
+                ));
             }
         }
         let view = self.rooms.view_known(view.room_id()).await?;
-        let (num, row) = view
-            .event_row(&event_id)
-            .await?
-            .ok_or_else(|| FederationError::Internal("an event that was accepted is gone".to_owned()))?;
+        let (num, row) = view.event_row(&event_id).await?.ok_or_else(|| {
+            FederationError::Internal("an event that was accepted is gone".to_owned())
+        })?;
         let Place::Timeline { position, .. } = row.place else {
-            return Err(FederationError::Forbidden("the event was refused before".to_owned()));
+            return Err(FederationError::Forbidden(
+                "the event was refused before".to_owned(),
+            ));
         };
         if matches!(received, Received::Accepted { .. }) {
             self.sender.relay(&view, position, num, origin).await?;
@@ -304,13 +343,19 @@ impl Serve {
         joining: &UserId,
     ) -> Result<Vec<EventNum>, FederationError> {
         let pdus = view.pdus(state).await?;
-        let named = pdus.iter().any(|pdu| {
-            pdu.is("m.room.name", "") || pdu.is("m.room.canonical_alias", "")
-        });
-        let heroes = if named { Vec::new() } else { view.heroes(joining).await? };
+        let named = pdus
+            .iter()
+            .any(|pdu| pdu.is("m.room.name", "") || pdu.is("m.room.canonical_alias", ""));
+        let heroes = if named {
+            Vec::new()
+        } else {
+            view.heroes(joining).await?
+        };
         let kept = state.iter().zip(&pdus).filter(|(_, pdu)| {
             pdu.kind() != "m.room.member"
-                || heroes.iter().any(|hero| pdu.state_key() == Some(hero.as_str()))
+                || heroes
+                    .iter()
+                    .any(|hero| pdu.state_key() == Some(hero.as_str()))
         });
         Ok(kept.map(|(num, _)| *num).collect())
     }
@@ -344,6 +389,8 @@ async fn require_knockable(view: &RoomView) -> Result<(), FederationError> {
     if view.rules().knocking() && view.join_rule().await?.knockable() {
         Ok(())
     } else {
-        Err(FederationError::Forbidden("this room takes no knocks".to_owned()))
+        Err(FederationError::Forbidden(
+            "this room takes no knocks".to_owned(),
+        ))
     }
 }

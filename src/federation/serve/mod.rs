@@ -47,8 +47,24 @@ impl Serve {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: ServeParts) -> Self {
-        let ServeParts { own, key, rooms, accounts, checker, sender, clock } = parts;
-        Self { own, key, rooms, accounts, checker, sender, clock }
+        let ServeParts {
+            own,
+            key,
+            rooms,
+            accounts,
+            checker,
+            sender,
+            clock,
+        } = parts;
+        Self {
+            own,
+            key,
+            rooms,
+            accounts,
+            checker,
+            sender,
+            clock,
+        }
     }
 
     /// A room that we are in and whose ACL lets `origin` take part. A room that we don't know and one
@@ -72,7 +88,9 @@ impl Serve {
         if view.has_server(origin).await? {
             Ok(view)
         } else {
-            Err(FederationError::Forbidden(format!("{origin} is not in this room")))
+            Err(FederationError::Forbidden(format!(
+                "{origin} is not in this room"
+            )))
         }
     }
 

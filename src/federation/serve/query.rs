@@ -3,7 +3,9 @@
 use resuni_rooms::DirectoryQuery;
 use ruma::{
     api::federation::{
-        directory::{get_public_rooms::v1 as public_rooms, get_public_rooms_filtered::v1 as filtered},
+        directory::{
+            get_public_rooms::v1 as public_rooms, get_public_rooms_filtered::v1 as filtered,
+        },
         query::{
             get_profile_information::v1 as profile, get_room_information::v1 as room_information,
         },
@@ -31,10 +33,19 @@ impl Serve {
         if request.user_id.server_name() != self.own {
             return Err(FederationError::invalid("the user is not of this server"));
         }
-        let fields = self.accounts.profile(request.user_id.localpart()).await?.ok_or_else(unknown)?;
+        let fields = self
+            .accounts
+            .profile(request.user_id.localpart())
+            .await?
+            .ok_or_else(unknown)?;
         let wanted = request.field.as_ref().map(ToString::to_string);
-        let fields = fields.into_iter().filter(|(key, _)| wanted.as_ref().is_none_or(|w| w == key));
-        let answer: profile::Response = fields.collect::<Vec<(String, Value)>>().into_iter().collect();
+        let fields = fields
+            .into_iter()
+            .filter(|(key, _)| wanted.as_ref().is_none_or(|w| w == key));
+        let answer: profile::Response = fields
+            .collect::<Vec<(String, Value)>>()
+            .into_iter()
+            .collect();
         if wanted.is_some() && answer.iter().next().is_none() {
             return Err(unknown());
         }
@@ -54,7 +65,9 @@ impl Serve {
         }
         match self.rooms.resolve_alias(&request.room_alias).await? {
             Some((room, servers)) => Ok(room_information::Response::new(room, servers)),
-            None => Err(FederationError::NotFound("there is no such alias".to_owned())),
+            None => Err(FederationError::NotFound(
+                "there is no such alias".to_owned(),
+            )),
         }
     }
 
@@ -84,7 +97,8 @@ impl Serve {
         &self,
         request: filtered::Request,
     ) -> Result<filtered::Response, FederationError> {
-        self.page(request.limit.map(u64::from), request.since, request.filter).await
+        self.page(request.limit.map(u64::from), request.since, request.filter)
+            .await
     }
 
     async fn page(
@@ -106,8 +120,9 @@ impl Serve {
         };
         let page = self.rooms.public_rooms(&query).await?;
         let mut response = filtered::Response::new();
-        response.total_room_count_estimate =
-            Some(ruma::UInt::new_saturating(page.total_room_count_estimate as u64));
+        response.total_room_count_estimate = Some(ruma::UInt::new_saturating(
+            page.total_room_count_estimate as u64,
+        ));
         response.next_batch = page.next_batch;
         response.prev_batch = page.prev_batch;
         // The same fields under the same names, in the types of this API.
