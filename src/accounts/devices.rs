@@ -1,10 +1,11 @@
 //! Devices: the list, their names, their end.
 
-use resuni_store::{Applied, Batch, Direction, ScanRange, StoreError};
+use resuni_store::{Applied, Batch, Direction, ScanRange, Snapshot, StoreError};
 use ruma::{DeviceId, OwnedDeviceId};
 
 use crate::{
     Accounts,
+    e2e::tables::DEVICE_KEYS,
     error::AccountError,
     sessions::revoke_tokens,
     tables::{AccountNum, DEVICE, DEVICES, Device, DeviceChange, DevicesChanged, SEEN, Seen},
@@ -12,8 +13,8 @@ use crate::{
 
 /// The longest display name of a device in characters.
 const DISPLAY_NAME_CHARS: usize = 100;
-/// Devices read or removed at a time.
-const PAGE: usize = 100;
+/// Devices removed in one batch; each may have thousands of messages waiting.
+const PAGE: usize = 10;
 
 /// A device as its owner sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,7 +166,30 @@ impl Accounts {
             change,
         };
         self.announce(&mut batch, DEVICES, key.0, &payload)?;
+        let snapshot = self.snapshot();
+        // The name of a device that has keys is public.
+        if change == DeviceChange::Renamed && snapshot.contains(&DEVICE_KEYS, key).await? {
+            let known = vec![(key.1.clone(), false)];
+            self.device_list_changed(&snapshot, &mut batch, key.0, known)
+                .await?;
+        }
         Ok(self.store.commit(batch).await?)
+    }
+
+    /// Tells everybody who may know these devices that they changed, or (true) are gone.
+    async fn device_list_changed(
+        &self,
+        snapshot: &Snapshot,
+        batch: &mut Batch,
+        account: AccountNum,
+        devices: Vec<(String, bool)>,
+    ) -> Result<(), AccountError> {
+        if !devices.is_empty() {
+            let user = self.user_id(&self.row_in_lane(account).await?.localpart)?;
+            self.keys_changed(snapshot, batch, account, &user, devices)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Removes devices and everything that is theirs. Those that do not exist are passed over.
@@ -220,6 +244,7 @@ impl Accounts {
             let snapshot = self.snapshot();
             let mut batch = Batch::new();
             let mut revoked = Vec::new();
+            let mut known = Vec::new();
             for device in devices {
                 let key = (account, device);
                 if snapshot.get(&DEVICE, &key).await?.is_none() {
@@ -228,6 +253,9 @@ impl Accounts {
                 batch.delete(&DEVICE, &key);
                 batch.delete(&SEEN, &key);
                 revoke_tokens(&snapshot, &mut batch, account, &key.1, &mut revoked).await?;
+                if self.remove_keys_of(&snapshot, &mut batch, &key).await? {
+                    known.push((key.1.clone(), true));
+                }
                 self.last_seen.forget(&key);
                 let payload = DevicesChanged {
                     device_id: key.1,
@@ -238,6 +266,8 @@ impl Accounts {
             if batch.is_empty() {
                 return Ok(());
             }
+            self.device_list_changed(&snapshot, &mut batch, account, known)
+                .await?;
             let applied = self.store.commit(batch).await?;
             self.tokens.forget(revoked);
             applied

@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use resuni_store::{Direction, Key, ScanRange, Snapshot, StoreError, Table, Value};
 
 use crate::{
-    Accounts, secrets,
+    Accounts,
+    e2e::tables::TO_DEVICE_SENT,
+    secrets,
     tables::{
         ACCESS, ACCOUNTS, AccountNum, DATA, DATA_CHANGES, DEVICE, DEVICE_TOKENS, EXPIRY,
         FILTER_HASHES, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PROFILES, REFRESH,
@@ -31,13 +33,15 @@ macro_rules! each {
     }};
 }
 
-async fn page<K: Key, V: Value>(
+pub(crate) async fn page<K: Key, V: Value>(
     snapshot: &Snapshot,
     table: &Table<K, V>,
     range: ScanRange,
 ) -> Result<Vec<(K, V)>, StoreError> {
     snapshot.scan(table, range, Direction::Forward, PAGE).await
 }
+
+pub(crate) use each;
 
 impl Accounts {
     /// Checks every row of this crate against the rows it depends on. Each sentence is one
@@ -51,6 +55,7 @@ impl Accounts {
         check_short_tokens(snapshot, &accounts, &mut findings).await?;
         check_data(snapshot, &accounts, &mut findings).await?;
         check_filters(snapshot, &accounts, &mut findings).await?;
+        crate::e2e::doctor::check(snapshot, &mut findings).await?;
         findings.truncate(FINDINGS);
         Ok(findings)
     }
@@ -211,6 +216,7 @@ async fn check_short_tokens(
         let exists = match kind {
             ShortTokenKind::Login => snapshot.get(&LOGIN_TOKENS, hash).await?.is_some(),
             ShortTokenKind::OpenId => snapshot.get(&OPENID_TOKENS, hash).await?.is_some(),
+            ShortTokenKind::Sent => snapshot.contains(&TO_DEVICE_SENT, hash).await?,
         };
         if !exists {
             findings.push("A token that does not exist has a time to end.".to_owned());

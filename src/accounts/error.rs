@@ -37,6 +37,12 @@ pub enum AccountError {
     /// `M_INVALID_PARAM` (400)
     #[error("{0}")]
     InvalidParam(String),
+    /// `M_MISSING_PARAM` (400)
+    #[error("{0}")]
+    MissingParam(&'static str),
+    /// `M_INVALID_SIGNATURE` (400)
+    #[error("The key is not signed by the master key.")]
+    InvalidSignature,
     /// `M_UNKNOWN` (400)
     #[error("{0}")]
     Rejected(String),

@@ -15,6 +15,7 @@ mod appservices;
 mod cache;
 mod devices;
 mod doctor;
+pub mod e2e;
 mod error;
 mod filters;
 mod lane;
@@ -131,6 +132,7 @@ pub struct Accounts {
     nonces: Nonces,
     uia: UiaSessions,
     failures: Limiter<AccountNum>,
+    sent_counts: e2e::SentCounts,
 }
 
 impl Accounts {
@@ -157,6 +159,7 @@ impl Accounts {
             last_seen: LastSeen::default(),
             nonces: Nonces::default(),
             uia: UiaSessions::new()?,
+            sent_counts: e2e::SentCounts::default(),
         });
         accounts.finish_deactivations().await?;
         accounts.ensure_appservice_senders().await?;

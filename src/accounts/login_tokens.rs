@@ -6,6 +6,7 @@ use ruma::OwnedUserId;
 
 use crate::{
     Accounts, DeviceRequest, Login,
+    e2e::tables::TO_DEVICE_SENT,
     error::AccountError,
     secrets,
     tables::{
@@ -36,7 +37,12 @@ impl Accounts {
         account: AccountNum,
     ) -> Result<(String, u64), AccountError> {
         let token = self
-            .create_short_token(account, ShortTokenKind::Login, LOGIN_TOKEN_MS)
+            .create_short_token(
+                account,
+                ("rsl_", &LOGIN_TOKENS),
+                ShortTokenKind::Login,
+                LOGIN_TOKEN_MS,
+            )
             .await?;
         Ok((token, LOGIN_TOKEN_MS))
     }
@@ -72,7 +78,12 @@ impl Accounts {
         account: AccountNum,
     ) -> Result<OpenIdToken, AccountError> {
         let access_token = self
-            .create_short_token(account, ShortTokenKind::OpenId, OPENID_TOKEN_MS)
+            .create_short_token(
+                account,
+                ("rso_", &OPENID_TOKENS),
+                ShortTokenKind::OpenId,
+                OPENID_TOKEN_MS,
+            )
             .await?;
         Ok(OpenIdToken {
             access_token,
@@ -99,14 +110,11 @@ impl Accounts {
     async fn create_short_token(
         &self,
         account: AccountNum,
+        (prefix, table): (&str, &Table<TokenHash, ShortToken>),
         kind: ShortTokenKind,
         lifetime_ms: u64,
     ) -> Result<String, AccountError> {
         self.active(account).await?;
-        let (prefix, table) = match kind {
-            ShortTokenKind::Login => ("rsl_", &LOGIN_TOKENS),
-            ShortTokenKind::OpenId => ("rso_", &OPENID_TOKENS),
-        };
         let token = secrets::token(prefix)?;
         let hash = secrets::hash(&token);
         let expires_ms = self.now_ms().saturating_add(lifetime_ms);
@@ -134,11 +142,11 @@ impl Accounts {
             }
             let mut batch = Batch::new();
             for (key, kind) in rows {
-                let table: &Table<_, _> = match kind {
-                    ShortTokenKind::Login => &LOGIN_TOKENS,
-                    ShortTokenKind::OpenId => &OPENID_TOKENS,
-                };
-                batch.delete(table, &key.1);
+                match kind {
+                    ShortTokenKind::Login => batch.delete(&LOGIN_TOKENS, &key.1),
+                    ShortTokenKind::OpenId => batch.delete(&OPENID_TOKENS, &key.1),
+                    ShortTokenKind::Sent => batch.delete(&TO_DEVICE_SENT, &key.1),
+                }
                 batch.delete(&EXPIRY, &key);
             }
             drop(self.store.commit(batch).await?);

@@ -3,6 +3,8 @@
 use resuni_store::{Corrupt, Key, Namespace, Position, Table, TableInfo, Topic, versioned};
 use serde::{Deserialize, Serialize};
 
+use crate::e2e::tables as e2e;
+
 /// The number of an account: the short form of a local part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AccountNum(pub u64);
@@ -49,7 +51,7 @@ pub(crate) static REGISTRATION_TOKENS: Table<TokenHash, RegistrationTokenRow> =
 /// Single-use tokens of `m.login.token`.
 pub(crate) static LOGIN_TOKENS: Table<TokenHash, ShortToken> = Table::new(0x0309, "login_tokens");
 pub(crate) static OPENID_TOKENS: Table<TokenHash, ShortToken> = Table::new(0x030a, "openid_tokens");
-/// Short-lived tokens in the order in which they expire.
+/// Short-lived rows in the order in which they expire.
 pub(crate) static EXPIRY: Table<(u64, TokenHash), ShortTokenKind> = Table::new(0x030b, "expiry");
 /// Profile fields; the value is JSON.
 pub(crate) static PROFILES: Table<(AccountNum, String), String> = Table::new(0x030c, "profiles");
@@ -83,6 +85,17 @@ pub static TABLES: &[TableInfo] = &[
     DATA_CHANGES.info(),
     FILTERS.info(),
     FILTER_HASHES.info(),
+    e2e::DEVICE_KEYS.info(),
+    e2e::ONE_TIME.info(),
+    e2e::ONE_TIME_IDS.info(),
+    e2e::ONE_TIME_COUNTS.info(),
+    e2e::FALLBACK.info(),
+    e2e::CROSS_SIGNING.info(),
+    e2e::USER_SIGNATURES.info(),
+    e2e::TO_DEVICE.info(),
+    e2e::TO_DEVICE_SENT.info(),
+    e2e::DEVICE_LISTS.info(),
+    e2e::DEVICE_LIST_OF.info(),
 ];
 
 /// What an account is.
@@ -215,6 +228,8 @@ pub(crate) struct ShortToken {
 pub(crate) enum ShortTokenKind {
     Login,
     OpenId,
+    /// A request to send messages to devices.
+    Sent,
 }
 
 /// A piece of account data.

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::{
     Accounts,
+    e2e::tables::{CROSS_SIGNING, USER_SIGNATURES},
     error::AccountError,
     tables::{
         ACCOUNT, ACCOUNTS, Account, AccountKind, AccountNum, AccountsChange, DATA, DATA_CHANGES,
@@ -274,6 +275,7 @@ impl Accounts {
             )*};
         }
         sweep!(PROFILES, DATA, DATA_CHANGES, FILTERS, FILTER_HASHES);
+        sweep!(CROSS_SIGNING, USER_SIGNATURES);
         Ok(batch)
     }
 }
