@@ -22,6 +22,7 @@ mod error;
 mod events;
 pub mod fields;
 mod found;
+mod interest;
 mod lane;
 mod line;
 mod members;

@@ -1,0 +1,45 @@
+//! What a stretch of the log is about.
+
+use std::collections::BTreeSet;
+
+use resuni_accounts::AccountNum;
+use resuni_rooms::{
+    RoomNum, UserNum,
+    receipts::TOPIC_RECEIPT,
+    tables::{EventLog, TOPIC_EVENT},
+};
+use resuni_store::LogEntry;
+
+/// The high byte of the topics of `accounts`, whose scope is the account.
+const ACCOUNTS: u16 = 0x03;
+
+/// Whom the entries concern.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// Rooms with new events, receipts or another state.
+    pub rooms: BTreeSet<RoomNum>,
+    /// Our users whose membership changed, in whatever room.
+    pub members: BTreeSet<UserNum>,
+    /// Accounts with new account data or the like.
+    pub accounts: BTreeSet<AccountNum>,
+}
+
+impl Changes {
+    pub fn of(entries: &[LogEntry]) -> Self {
+        let mut changes = Self::default();
+        for entry in entries {
+            if entry.topic == TOPIC_EVENT {
+                changes.rooms.insert(RoomNum(entry.scope));
+                if let Some(event) = EventLog::from_bytes(&entry.payload) {
+                    changes.members.extend(event.memberships);
+                    changes.members.extend(event.target);
+                }
+            } else if entry.topic == TOPIC_RECEIPT {
+                changes.rooms.insert(RoomNum(entry.scope));
+            } else if entry.topic.0 >> 8 == ACCOUNTS {
+                changes.accounts.insert(AccountNum(entry.scope));
+            }
+        }
+        changes
+    }
+}

@@ -1,0 +1,234 @@
+//! One look at everything a device may not have seen: which rooms to look at, and how.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use resuni_accounts::AccountDataChange;
+use resuni_rooms::{Form, Membership, RoomNum, RoomOf};
+use resuni_store::Position;
+use ruma::{OwnedUserId, UserId, api::client::filter::EventFormat};
+
+use crate::{
+    Sync, SyncRequest, SyncToken, Who,
+    answer::{Answer, typed},
+    changes::Changes,
+    error::SyncError,
+    filter,
+};
+
+/// More rooms than this in the log since the token: the user's own list is the shorter way.
+const MANY_ROOMS: usize = 256;
+
+/// What the parts of one answer share.
+pub(crate) struct Context<'a> {
+    pub sync: &'a Sync,
+    pub who: Who<'a>,
+    pub request: &'a SyncRequest,
+    pub now: SyncToken,
+    /// Whose messages the user does not want to see.
+    pub ignored: HashSet<OwnedUserId>,
+    /// Global account data to tell.
+    global: Vec<AccountDataChange>,
+    /// Account data to tell, by room.
+    by_room: BTreeMap<String, Vec<AccountDataChange>>,
+}
+
+impl<'a> Context<'a> {
+    pub async fn new(
+        sync: &'a Sync,
+        who: Who<'a>,
+        request: &'a SyncRequest,
+        now: SyncToken,
+    ) -> Result<Self, SyncError> {
+        let snapshot = sync.rooms.store().snapshot();
+        let changes = match request.since {
+            Some(since) => {
+                sync.accounts
+                    .account_data_since(&snapshot, who.account, since.position, now.position)
+                    .await?
+            }
+            None => {
+                sync.accounts
+                    .all_account_data(&snapshot, who.account)
+                    .await?
+            }
+        };
+        let (mut global, mut by_room) = (Vec::new(), BTreeMap::<String, Vec<_>>::new());
+        for change in changes {
+            match &change.room {
+                None => global.push(change),
+                Some(room) => by_room.entry(room.clone()).or_default().push(change),
+            }
+        }
+        let ignored = sync
+            .accounts
+            .account_data(who.account, None, "m.ignored_user_list")
+            .await?;
+        let ignored = ignored
+            .map(|content| ignored_users(content.get()))
+            .unwrap_or_default();
+        Ok(Self {
+            sync,
+            who,
+            request,
+            now,
+            ignored,
+            global,
+            by_room,
+        })
+    }
+
+    /// The position the client has seen everything up to; none for a first sync.
+    pub fn since(&self) -> Option<Position> {
+        self.request.since.map(|since| since.position)
+    }
+
+    /// How events are to be written.
+    pub fn form(&self) -> Form<'a> {
+        Form {
+            now_ms: self.sync.rooms.now_ms(),
+            device: self.who.device.map(|device| device.as_str()),
+            without_room_id: true,
+            federation: self.request.filter.event_format == EventFormat::Federation,
+        }
+    }
+
+    pub fn account_data(&self, answer: &mut Answer) {
+        let wanted = |change: &&AccountDataChange| {
+            filter::global(&self.request.filter.account_data, &change.event.kind)
+        };
+        let events = self.global.iter().filter(wanted);
+        answer
+            .account_data
+            .extend(events.map(|change| typed(&change.event.kind, change.event.content.get())));
+    }
+
+    /// The account data of a room as events.
+    pub fn room_account_data(&self, room: &RoomOf) -> Vec<String> {
+        let of_room = &self.request.filter.room.account_data;
+        if !filter::events_of_room(of_room, &room.room_id) {
+            return Vec::new();
+        }
+        let changes = self
+            .by_room
+            .get(room.room_id.as_str())
+            .into_iter()
+            .flatten();
+        changes
+            .filter(|change| filter::event(of_room, &change.event.kind, None))
+            .map(|change| typed(&change.event.kind, change.event.content.get()))
+            .collect()
+    }
+
+    /// Fills in the rooms.
+    pub async fn rooms(&self, answer: &mut Answer) -> Result<(), SyncError> {
+        for room in self.candidates().await? {
+            if !filter::room(&self.request.filter.room, &room.room_id) {
+                continue;
+            }
+            let new = self.since().is_none_or(|since| room.row.position > since);
+            match room.row.membership {
+                Membership::Join => {
+                    if let Some(json) = self.joined(&room).await? {
+                        answer.join.push((room.room_id, json));
+                    }
+                }
+                Membership::Invite if new => {
+                    if let Some(json) = self.stripped("invite_state", &room).await? {
+                        answer.invite.push((room.room_id, json));
+                    }
+                }
+                Membership::Knock if new => {
+                    if let Some(json) = self.stripped("knock_state", &room).await? {
+                        answer.knock.push((room.room_id, json));
+                    }
+                }
+                Membership::Leave | Membership::Ban if new => {
+                    if self.since().is_none() && !self.request.filter.room.include_leave {
+                        continue;
+                    }
+                    if let Some(json) = self.left(&room).await? {
+                        answer.leave.push((room.room_id, json));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The rooms that may have something to tell: those the log names since the token, or, where the
+    /// log is no longer in memory, all of the user's.
+    async fn candidates(&self) -> Result<Vec<RoomOf>, SyncError> {
+        let rooms = &self.sync.rooms;
+        if let Some(since) = self.request.since
+            && !self.request.full_state
+            && let Some(named) = self.named_since(since)
+        {
+            return Ok(rooms.rooms_of_among(self.who.user, &named).await?);
+        }
+        Ok(rooms.rooms_of(self.who.user, &[]).await?)
+    }
+
+    fn named_since(&self, since: SyncToken) -> Option<Vec<RoomNum>> {
+        let entries = self
+            .sync
+            .rooms
+            .store()
+            .log()
+            .recent(since.position, self.now.position)?;
+        let mut rooms: BTreeSet<RoomNum> = Changes::of(&entries).rooms;
+        rooms.extend(self.sync.typing.changed_since(since.typing));
+        // Rooms with account data only are not in that list: the long way finds them.
+        (rooms.len() <= MANY_ROOMS && self.by_room.is_empty()).then(|| rooms.into_iter().collect())
+    }
+
+    /// An invite or a knock, with the stripped state that came with it.
+    async fn stripped(&self, name: &str, room: &RoomOf) -> Result<Option<String>, SyncError> {
+        let Some(events) = self
+            .sync
+            .rooms
+            .stripped_state(self.who.user, room.num)
+            .await?
+        else {
+            return Ok(None);
+        };
+        if name == "invite_state" && self.invited_by_ignored(&events) {
+            return Ok(None);
+        }
+        Ok(Some(format!("{{\"{name}\":{{\"events\":{events}}}}}")))
+    }
+
+    /// Spec, "Ignoring Users": invites of ignored users are not sent to the client.
+    fn invited_by_ignored(&self, events: &str) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Stripped {
+            #[serde(rename = "type")]
+            kind: String,
+            state_key: String,
+            sender: OwnedUserId,
+        }
+        if self.ignored.is_empty() {
+            return false;
+        }
+        let events: Vec<Stripped> = serde_json::from_str(events).unwrap_or_default();
+        let own = |event: &&Stripped| {
+            event.kind == "m.room.member" && event.state_key == self.who.user.as_str()
+        };
+        events
+            .iter()
+            .rfind(own)
+            .is_some_and(|event| self.ignored.contains(&event.sender))
+    }
+}
+
+fn ignored_users(content: &str) -> HashSet<OwnedUserId> {
+    #[derive(serde::Deserialize)]
+    struct Ignored {
+        ignored_users: BTreeMap<String, serde::de::IgnoredAny>,
+    }
+    let ignored: Option<Ignored> = serde_json::from_str(content).ok();
+    let users = ignored
+        .into_iter()
+        .flat_map(|ignored| ignored.ignored_users.into_keys());
+    users.filter_map(|user| UserId::parse(user).ok()).collect()
+}

@@ -1,0 +1,120 @@
+//! Filters (spec, "Filtering"): what a client wants to be spared.
+
+use resuni_rooms::fields::EventFields;
+use ruma::{
+    RoomId, UserId,
+    api::client::filter::{Filter, LazyLoadOptions, RoomEventFilter, RoomFilter, UrlFilter},
+};
+
+/// Whether `pattern`, in which `*` stands for anything, matches all of `text`. Linear in both but
+/// for the last star, so a pattern of many stars costs no more than its length times the text's.
+pub fn wildcard(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(byte) if *byte == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                Some((at, from)) => {
+                    (p, t) = (at + 1, from + 1);
+                    star = Some((at, from + 1));
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+/// `not_*` wins over the positive list; an absent list lets all through, an empty one nothing.
+fn passes<T>(wanted: Option<&[T]>, unwanted: &[T], matches: impl Fn(&T) -> bool) -> bool {
+    !unwanted.iter().any(&matches) && wanted.is_none_or(|wanted| wanted.iter().any(&matches))
+}
+
+/// Whether a room filter lets the room through at all.
+pub fn room(filter: &RoomFilter, room: &RoomId) -> bool {
+    passes(filter.rooms.as_deref(), &filter.not_rooms, |id| id == room)
+}
+
+/// Whether a filter of room events lets anything of this room through.
+pub fn events_of_room(filter: &RoomEventFilter, room: &RoomId) -> bool {
+    passes(filter.rooms.as_deref(), &filter.not_rooms, |id| id == room)
+}
+
+/// Whether a filter of room events lets this type and sender through.
+pub fn event(filter: &RoomEventFilter, kind: &str, sender: Option<&UserId>) -> bool {
+    passes(filter.types.as_deref(), &filter.not_types, |pattern| {
+        wildcard(pattern, kind)
+    }) && sender.is_none_or(|sender| {
+        passes(filter.senders.as_deref(), &filter.not_senders, |id| {
+            id == sender
+        })
+    })
+}
+
+/// Whether a filter of room events lets this event through, its content's `url` considered.
+pub fn pdu(filter: &RoomEventFilter, fields: &EventFields<'_>) -> bool {
+    let Ok(sender) = <&UserId>::try_from(fields.sender_str()) else {
+        return false;
+    };
+    if !event(filter, fields.kind_str(), Some(sender)) {
+        return false;
+    }
+    match filter.url_filter {
+        None => true,
+        Some(wanted) => {
+            let url = resuni_rooms::fields::member(fields.content, "url")
+                .is_some_and(|value| value.starts_with('"'));
+            url == (wanted == UrlFilter::EventsWithUrl)
+        }
+    }
+}
+
+/// Whether a filter of things outside rooms lets this type through.
+pub fn global(filter: &Filter, kind: &str) -> bool {
+    passes(filter.types.as_deref(), &filter.not_types, |pattern| {
+        wildcard(pattern, kind)
+    })
+}
+
+/// Whether members are to be loaded lazily (spec, "Lazy-loading room members").
+pub fn lazy(filter: &RoomEventFilter) -> bool {
+    matches!(filter.lazy_load_options, LazyLoadOptions::Enabled { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards() {
+        for (pattern, text, expected) in [
+            ("m.room.*", "m.room.message", true),
+            ("m.room.*", "m.roomx", false),
+            ("*", "", true),
+            ("", "", true),
+            ("", "a", false),
+            ("a*b*c", "aXbYbZc", true),
+            ("a*b*c", "aXbYbZ", false),
+            ("**a", "bba", true),
+        ] {
+            assert_eq!(wildcard(pattern, text), expected, "{pattern} {text}");
+        }
+        let pattern = "*a".repeat(100);
+        assert!(!wildcard(&pattern, &"a".repeat(99)));
+    }
+
+    #[test]
+    fn lists() {
+        assert!(passes::<u8>(None, &[], |_| true));
+        assert!(!passes::<u8>(Some(&[]), &[], |_| true));
+        assert!(!passes(Some(&[1]), &[1], |n| *n == 1));
+    }
+}

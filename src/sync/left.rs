@@ -1,0 +1,73 @@
+//! A room the user left, was kicked or banned from, or whose invite came to nothing.
+
+use resuni_rooms::{Membership, RoomOf, SnapNum, membership_of};
+
+use crate::{answer::events, context::Context, error::SyncError, state::Span};
+
+impl Context<'_> {
+    /// The room up to the user's leaving. Nothing after it is told (CVE-2024-53867).
+    pub(crate) async fn left(&self, room: &RoomOf) -> Result<Option<String>, SyncError> {
+        let Some(view) = self.sync.rooms.view_num(room.num).await? else {
+            return self.declined(room).await;
+        };
+        let mut known = None;
+        if let Some(since) = self.since() {
+            let before = view
+                .state_at_position(since)
+                .await?
+                .get("m.room.member", self.who.user.as_str())
+                .await?;
+            known = before
+                .and_then(|member| membership_of(&member))
+                .filter(|was| *was == Membership::Join)
+                .map(|_| since);
+        }
+        let end = room.row.position.min(self.now.position);
+        let mut viewer = view.viewer(self.who.user).await?;
+        let timeline = self.timeline(&view, &mut viewer, known, end).await?;
+        let since = match known {
+            Some(known) => view.snapshot_at(known).await?,
+            None => SnapNum::EMPTY,
+        };
+        // Who was never in the room learns nothing of its state but their own membership.
+        let was_member = timeline
+            .events
+            .iter()
+            .any(|event| event.fields().state_key_str() != Some(self.who.user.as_str()));
+        let state = if known.is_some() || was_member {
+            let now = view.snapshot_at(end).await?;
+            self.state(&view, Span { since, now }, &timeline).await?
+        } else {
+            Vec::new()
+        };
+        let mut out = String::from("{\"timeline\":");
+        self.write_timeline(&mut out, &mut viewer, &timeline)
+            .await?;
+        self.write_state(&mut out, &view, &state);
+        out.push_str(",\"account_data\":");
+        events(&mut out, &self.room_account_data(room));
+        out.push('}');
+        Ok(Some(out))
+    }
+
+    /// An invite or a knock of a room we are not in has ended: there is nothing to tell but that.
+    async fn declined(&self, room: &RoomOf) -> Result<Option<String>, SyncError> {
+        if self.since().is_none() {
+            return Ok(None);
+        }
+        let leave = self
+            .sync
+            .rooms
+            .member_event(self.who.user, room.num, &self.form())
+            .await?;
+        let mut out = String::from("{\"timeline\":");
+        events(&mut out, &leave.into_iter().collect::<Vec<_>>());
+        let state = if self.request.use_state_after {
+            "state_after"
+        } else {
+            "state"
+        };
+        out.push_str(&format!(",\"{state}\":{{\"events\":[]}}}}"));
+        Ok(Some(out))
+    }
+}
