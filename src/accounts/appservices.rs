@@ -54,7 +54,6 @@ pub enum AppServicesError {
 }
 
 /// One application service.
-#[derive(Debug)]
 pub struct AppService {
     registration: Registration,
     sender: OwnedUserId,
@@ -64,7 +63,6 @@ pub struct AppService {
 }
 
 /// A namespace with its expressions compiled.
-#[derive(Debug)]
 struct Names(Vec<(bool, Regex)>);
 
 impl Names {
@@ -155,7 +153,7 @@ impl AppService {
 }
 
 /// The application services of this server. Read at the start; a change needs a restart.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct AppServices {
     services: Vec<Arc<AppService>>,
     by_token: HashMap<TokenHash, Arc<AppService>>,
@@ -270,3 +268,7 @@ impl Accounts {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "appservices_tests.rs"]
+mod tests;

@@ -244,7 +244,7 @@ impl Accounts {
             let snapshot = self.snapshot();
             let mut batch = Batch::new();
             let mut revoked = Vec::new();
-            let mut known = Vec::new();
+            let (mut gone, mut known) = (Vec::new(), Vec::new());
             for device in devices {
                 let key = (account, device);
                 if snapshot.get(&DEVICE, &key).await?.is_none() {
@@ -257,17 +257,19 @@ impl Accounts {
                     known.push((key.1.clone(), true));
                 }
                 self.last_seen.forget(&key);
-                let payload = DevicesChanged {
-                    device_id: key.1,
-                    change: DeviceChange::Removed,
-                };
-                self.announce(&mut batch, DEVICES, account, &payload)?;
+                gone.push(key.1);
             }
             if batch.is_empty() {
                 return Ok(());
             }
             self.device_list_changed(&snapshot, &mut batch, account, known)
                 .await?;
+            // Positions are taken last, because the log waits for them.
+            for device_id in gone {
+                let change = DeviceChange::Removed;
+                let payload = DevicesChanged { device_id, change };
+                self.announce(&mut batch, DEVICES, account, &payload)?;
+            }
             let applied = self.store.commit(batch).await?;
             self.tokens.forget(revoked);
             applied

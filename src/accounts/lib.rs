@@ -73,7 +73,7 @@ use crate::{
 };
 
 /// How the accounts of this server behave.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AccountsConfig {
     /// The name of this server: the part of its user ids after the colon.
     pub server_name: OwnedServerName,

@@ -84,6 +84,16 @@ impl<K: Clone + Eq + Hash> Limiter<K> {
         }
     }
 
+    /// Puts back what was taken for something that turned out not to count.
+    pub fn give_back(&self, key: &K) {
+        if let Some(bucket) = self.buckets.get(key) {
+            let interval = self.rate.interval_us();
+            let _ = bucket.fetch_update(Relaxed, Relaxed, |full_at| {
+                Some(full_at.saturating_sub(interval))
+            });
+        }
+    }
+
     /// Whether [`Self::take`] would succeed, without taking.
     pub fn peek(&self, key: &K, now_ms: u64) -> Result<(), RetryAfter> {
         match self.buckets.get(key) {
@@ -155,6 +165,19 @@ mod tests {
         let limiter = limiter(2, 100);
         assert_eq!(limiter.take(&"a", 1_000), Ok(()));
         assert_eq!(limiter.take(&"a", 0), Err(RetryAfter { ms: 1_000 }));
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again() {
+        let limiter = limiter(2, 100);
+        limiter.give_back(&"a");
+        for _ in 0..10 {
+            assert_eq!(limiter.take(&"a", 0), Ok(()));
+            limiter.give_back(&"a");
+        }
+        assert_eq!(limiter.take(&"a", 0), Ok(()));
+        assert_eq!(limiter.take(&"a", 0), Ok(()));
+        assert!(limiter.take(&"a", 0).is_err());
     }
 
     #[test]

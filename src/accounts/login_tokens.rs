@@ -153,3 +153,69 @@ impl Accounts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::testing::{alice, is_sound, with_clock};
+
+    #[tokio::test]
+    async fn a_login_token_is_used_once_and_soon() {
+        let (accounts, clock) = with_clock().await;
+        let alice = alice(&accounts).await;
+        let (token, lifetime_ms) = accounts.create_login_token(alice).await.unwrap();
+        let tasks: Vec<_> = (0..8)
+            .map(|_| {
+                let (accounts, token) = (Arc::clone(&accounts), token.clone());
+                tokio::spawn(async move {
+                    accounts
+                        .login_token(&token, DeviceRequest::default())
+                        .await
+                        .is_ok()
+                })
+            })
+            .collect();
+        let mut logins = 0;
+        for task in tasks {
+            logins += usize::from(task.await.unwrap());
+        }
+        assert_eq!(logins, 1);
+        let (late, _) = accounts.create_login_token(alice).await.unwrap();
+        let openid = accounts.create_openid_token(alice).await.unwrap();
+        clock.advance(lifetime_ms);
+        let refused = accounts.login_token(&late, DeviceRequest::default()).await;
+        assert!(matches!(refused, Err(AccountError::Forbidden(_))));
+        assert_eq!(
+            accounts
+                .openid_user(&openid.access_token)
+                .await
+                .unwrap()
+                .unwrap(),
+            "@alice:example.org"
+        );
+        assert!(
+            accounts.authenticate(&openid.access_token).await.is_err(),
+            "it opens nothing else"
+        );
+        is_sound(&accounts).await;
+        clock.advance(openid.expires_in_s * 1_000);
+        assert_eq!(
+            accounts.openid_user(&openid.access_token).await.unwrap(),
+            None
+        );
+        accounts.housekeeping().await.unwrap();
+        let left = accounts.snapshot();
+        let left = left
+            .scan(
+                &crate::tables::EXPIRY,
+                ScanRange::all(),
+                Direction::Forward,
+                9,
+            )
+            .await;
+        assert!(left.unwrap().is_empty());
+        is_sound(&accounts).await;
+    }
+}

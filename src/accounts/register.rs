@@ -9,7 +9,7 @@ use crate::{
     names, secrets,
     sessions::{DeviceRequest, Login},
     tables::{
-        ACCOUNT, ACCOUNT_NAMES, ACCOUNTS, Account, AccountKind, AccountNum, AccountsChange,
+        ACCOUNT, ACCOUNT_NAMES, ACCOUNTS, Account, AccountKind, AccountNum, AccountsChange, Hidden,
         PROFILES,
     },
     users::lost_race,
@@ -21,7 +21,7 @@ const ATTEMPTS: usize = 4;
 
 /// A registration whose authorisation has been settled by the caller (open, UIA, shared secret,
 /// application service).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NewAccount {
     /// The wanted name; none: one is made up.
     pub localpart: Option<String>,
@@ -164,7 +164,7 @@ impl Accounts {
             kind: new.kind.clone(),
             user_type: new.user_type.clone(),
             created_ms: self.now_ms(),
-            password,
+            password: password.map(Hidden),
             admin: new.admin,
             locked: false,
             suspended: false,

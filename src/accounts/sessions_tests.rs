@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use ruma::{device_id, owned_device_id};
 
 use super::*;
-use crate::testing::{TestClock, accounts, alice, config, open, with_clock};
+use crate::testing::{TestClock, accounts, alice, config, is_sound, open, with_clock};
 
 fn on(device: &str) -> DeviceRequest {
     DeviceRequest {
@@ -27,11 +27,6 @@ async fn is_known(accounts: &Accounts, token: &str) -> bool {
         Err(AuthError::Unknown { soft_logout: false }) => false,
         Err(other) => panic!("{other}"),
     }
-}
-
-async fn is_sound(accounts: &Accounts) {
-    let findings = accounts.doctor(&accounts.snapshot()).await.unwrap();
-    assert_eq!(findings, Vec::<String>::new());
 }
 
 #[tokio::test]

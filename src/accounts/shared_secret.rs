@@ -24,7 +24,7 @@ const OUTSTANDING: usize = 4_096;
 pub(crate) struct Nonces(Mutex<HashMap<TokenHash, u64>>);
 
 /// What is signed with the shared secret.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct SharedSecretRequest<'a> {
     /// A nonce from [`Accounts::shared_secret_nonce`].
     pub nonce: &'a str,

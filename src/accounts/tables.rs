@@ -1,5 +1,7 @@
 //! What is on disk, and what is told to the log.
 
+use std::fmt;
+
 use resuni_store::{Corrupt, Key, Namespace, Position, Table, TableInfo, Topic, versioned};
 use serde::{Deserialize, Serialize};
 
@@ -121,7 +123,7 @@ pub struct Account {
     /// When it was registered, in milliseconds since 1970.
     pub created_ms: u64,
     /// The hash of the password in PHC form; none: there is no logging in with a password.
-    pub(crate) password: Option<String>,
+    pub(crate) password: Option<Hidden>,
     /// May use the operator's endpoints.
     pub admin: bool,
     /// Can do nothing but log out.
@@ -130,6 +132,22 @@ pub struct Account {
     pub suspended: bool,
     /// Gone, and its name with it.
     pub deactivated: Option<Deactivated>,
+}
+
+/// Something that must not get into a log by way of `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hidden(pub String);
+
+impl Hidden {
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 /// How an account ended.
@@ -195,14 +213,11 @@ impl Key for TokenKind {
         });
     }
     fn decode(input: &mut &[u8]) -> Result<Self, Corrupt> {
-        // Anything but 0 reads as a refresh token; the doctor finds a row that points nowhere.
-        u8::decode(input).map(|kind| {
-            if kind == 0 {
-                Self::Access
-            } else {
-                Self::Refresh
-            }
-        })
+        match <u8 as Key>::decode(input)? {
+            0 => Ok(Self::Access),
+            1 => Ok(Self::Refresh),
+            other => Err(Corrupt::new(format!("{other} is no kind of token"))),
+        }
     }
 }
 

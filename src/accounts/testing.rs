@@ -63,3 +63,9 @@ pub(crate) async fn alice(accounts: &Accounts) -> AccountNum {
 pub(crate) async fn bob(accounts: &Accounts) -> AccountNum {
     user(accounts, "bob").await
 }
+
+/// The doctor has nothing to say.
+pub(crate) async fn is_sound(accounts: &Accounts) {
+    let findings = accounts.doctor(&accounts.store().snapshot()).await.unwrap();
+    assert_eq!(findings, Vec::<String>::new());
+}

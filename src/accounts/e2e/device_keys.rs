@@ -50,14 +50,13 @@ impl Accounts {
             }
             let mut batch = Batch::new();
             batch.guard_exists(&DEVICE, &key);
-            let mut changed = false;
+            let new_one_time = one_time.add(&snapshot, &mut batch, &key).await?;
+            let new_fallback = fallback.replace(&snapshot, &mut batch, &key).await?;
             if let Some(keys) = &upload.device_keys {
                 self.put_device_keys(&snapshot, &mut batch, &key, &user, keys)
                     .await?;
             }
-            changed |= one_time.add(&snapshot, &mut batch, &key).await?;
-            changed |= fallback.replace(&snapshot, &mut batch, &key).await?;
-            if changed {
+            if new_one_time || new_fallback {
                 let payload = DeviceKeysChanged {
                     device_id: key.1.clone(),
                 };
