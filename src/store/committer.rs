@@ -44,8 +44,10 @@ pub(crate) struct Committer {
     tracker: Mutex<Tracker>,
     /// The last write that is applied.
     applied: AtomicU64,
-    sync: Mutex<Sync>,
+    sync: Mutex<SyncState>,
     wake: Condvar,
+    /// Why nothing is written any more, for those who wait for something to happen.
+    ended: watch::Sender<Option<StoreError>>,
 }
 
 struct Order {
@@ -56,7 +58,7 @@ struct Order {
 }
 
 /// What the sync thread and those who wait for it tell each other.
-struct Sync {
+struct SyncState {
     /// Somebody wants this write on disk.
     wanted: WriteNumber,
     /// Something was written that nobody waits for.
@@ -87,7 +89,7 @@ impl Committer {
             }),
             tracker: Mutex::new(Tracker::new(next)),
             applied: AtomicU64::new(0),
-            sync: Mutex::new(Sync {
+            sync: Mutex::new(SyncState {
                 wanted: 0,
                 lazy: false,
                 synced: 0,
@@ -96,6 +98,7 @@ impl Committer {
                 stop: false,
             }),
             wake: Condvar::new(),
+            ended: watch::Sender::new(None),
         }
     }
 
@@ -228,6 +231,7 @@ impl Committer {
             .and_then(|writes| self.engine.write(writes));
         written.map_err(|error| self.stop(order, error))?;
         self.applied.store(write, Ordering::Release);
+        self.want_sync(write, false);
         Ok(write)
     }
 
@@ -244,8 +248,10 @@ impl Committer {
     fn stop(&self, order: &mut Order, error: StoreError) -> StoreError {
         if order.stopped.is_none() {
             tracing::error!(%error, "the database takes no more writes; look at the disk, then restart");
-            order.stopped = Some(StoreError::ReadOnly(error.to_string().into()));
+            let reason = StoreError::ReadOnly(error.to_string().into());
+            order.stopped = Some(reason.clone());
             self.tracker.lock().freeze();
+            self.ended.send_replace(Some(reason));
         }
         error
     }
@@ -253,6 +259,16 @@ impl Committer {
     /// Takes no more writes because of `error`.
     pub fn stop_writing(&self, error: StoreError) {
         self.stop(&mut self.order.lock(), error);
+    }
+
+    /// Waits until nothing is written any more.
+    pub async fn ended(&self) -> StoreError {
+        let mut ended = self.ended.subscribe();
+        let reason = ended.wait_for(Option::is_some).await;
+        reason
+            .ok()
+            .and_then(|reason| reason.clone())
+            .unwrap_or(StoreError::Closed)
     }
 
     // ---- syncing -------------------------------------------------------------
@@ -387,6 +403,11 @@ impl Committer {
             order.stopped.get_or_insert(StoreError::Closed);
         }
         drop(order);
+        self.ended.send_if_modified(|reason| {
+            let first = reason.is_none();
+            reason.get_or_insert(StoreError::Closed);
+            first
+        });
         self.sync.lock().stop = true;
         self.wake.notify_one();
     }

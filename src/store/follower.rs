@@ -46,15 +46,18 @@ impl Follower {
     /// Waits for entries after the cursor; at most `limit`, at least one.
     ///
     /// # Errors
-    /// [`StoreError`] when the log can't be read, or when the store is closed.
+    /// [`StoreError`] when the log can't be read, or when the store has ended and nothing is left.
     pub async fn next(&mut self, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
         let mut watermark = self.store.log().watch();
         loop {
             let after = self.cursor().max(self.nothing_until);
-            let up_to = *watermark
-                .wait_for(|up_to| *up_to > after)
-                .await
-                .map_err(|_| StoreError::Closed)?;
+            let up_to = tokio::select! {
+                biased;
+                moved = watermark.wait_for(|up_to| *up_to > after) => {
+                    *moved.map_err(|_| StoreError::Closed)?
+                }
+                reason = self.store.ended() => return Err(reason),
+            };
             let entries = self.store.log().read(after, up_to, limit).await?;
             if !entries.is_empty() {
                 return Ok(entries);

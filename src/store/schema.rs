@@ -53,49 +53,64 @@ pub struct Migration {
 pub type MigrationStep =
     for<'a> fn(&'a Store) -> Pin<Box<dyn Future<Output = Result<(), CommitError>> + Send + 'a>>;
 
-/// Reads the first position that was never given out, after checking that the database is ours.
-pub(crate) async fn next_position(engine: &Engine) -> Result<u64, OpenError> {
+/// What is known of a database before anything is written to it.
+pub(crate) struct Examined {
+    /// None: it is new.
+    pub meta: Option<Meta>,
+    /// The first position that was never given out.
+    pub next: u64,
+}
+
+/// Refuses a database that is not ours to write to.
+pub(crate) async fn examine(
+    engine: &Engine,
+    migrations: &[Migration],
+) -> Result<Examined, OpenError> {
     let snapshot = Snapshot::new(Position(0), engine.snapshot());
-    if snapshot
-        .get(&META, &())
-        .await
-        .map_err(|error| OpenError::Foreign(error.to_string()))?
-        .is_none()
-        && !snapshot.is_empty()?
-    {
-        return Err(OpenError::Foreign(
-            "it has rows but does not say who wrote them".into(),
-        ));
+    let meta = snapshot.get(&META, &()).await;
+    let meta = meta.map_err(|error| OpenError::Foreign(error.to_string()))?;
+    match &meta {
+        None if !snapshot.is_empty()? => {
+            return Err(OpenError::Foreign(
+                "it has rows but does not say who wrote them".into(),
+            ));
+        }
+        Some(meta) if meta.family != FAMILY => {
+            return Err(OpenError::Foreign(format!("it belongs to {}", meta.family)));
+        }
+        Some(meta) if meta.oldest_reader > newest(migrations) => {
+            return Err(OpenError::Newer {
+                found: meta.schema,
+                needs: meta.oldest_reader,
+                known: newest(migrations),
+            });
+        }
+        _ => {}
     }
-    let mark = snapshot
-        .get(&NEXT_POSITION, &())
-        .await?
-        .map_or(1, |next| next.0);
+    let mark = snapshot.get(&NEXT_POSITION, &()).await?;
     let last = snapshot
         .scan(&LOG, ScanRange::all(), Direction::Backward, 1)
         .await?;
-    Ok(last
-        .first()
-        .map_or(1, |(position, _)| position.0 + 1)
-        .max(mark))
+    let above_last = last.first().map_or(1, |(position, _)| position.0 + 1);
+    Ok(Examined {
+        meta,
+        next: above_last.max(mark.map_or(1, |next| next.0)),
+    })
+}
+
+fn newest(migrations: &[Migration]) -> u32 {
+    migrations.last().map_or(FIRST_SCHEMA, |last| last.number)
 }
 
 /// Makes a new database, or brings an old one up to date.
-pub(crate) async fn migrate(store: &Store, migrations: &[Migration]) -> Result<Meta, OpenError> {
-    let known = migrations.last().map_or(FIRST_SCHEMA, |last| last.number);
-    let Some(mut meta) = store.snapshot().get(&META, &()).await? else {
-        return create(store, migrations, known).await;
+pub(crate) async fn migrate(
+    store: &Store,
+    examined: Option<Meta>,
+    migrations: &[Migration],
+) -> Result<Meta, OpenError> {
+    let Some(mut meta) = examined else {
+        return create(store, migrations).await;
     };
-    if meta.family != FAMILY {
-        return Err(OpenError::Foreign(format!("it belongs to {}", meta.family)));
-    }
-    if meta.oldest_reader > known {
-        return Err(OpenError::Newer {
-            found: meta.schema,
-            needs: meta.oldest_reader,
-            known,
-        });
-    }
     let found = meta.schema;
     for migration in migrations
         .iter()
@@ -123,7 +138,7 @@ pub(crate) async fn migrate(store: &Store, migrations: &[Migration]) -> Result<M
     Ok(meta)
 }
 
-async fn create(store: &Store, migrations: &[Migration], known: u32) -> Result<Meta, OpenError> {
+async fn create(store: &Store, migrations: &[Migration]) -> Result<Meta, OpenError> {
     let oldest_reader = migrations
         .iter()
         .map(|migration| migration.oldest_reader)
@@ -132,7 +147,7 @@ async fn create(store: &Store, migrations: &[Migration], known: u32) -> Result<M
     let meta = Meta {
         family: FAMILY.into(),
         lineage: rand::random(),
-        schema: known,
+        schema: newest(migrations),
         oldest_reader,
     };
     let mut batch = Batch::new();

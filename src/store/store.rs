@@ -55,8 +55,8 @@ impl Store {
     pub async fn open(options: impl Into<OpenOptions>) -> Result<Self, OpenError> {
         let OpenOptions { engine, migrations } = options.into();
         let engine = Engine::open(engine)?;
-        let next = schema::next_position(&engine).await?;
-        let committer = Arc::new(Committer::new(engine, next));
+        let examined = schema::examine(&engine, migrations).await?;
+        let committer = Arc::new(Committer::new(engine, examined.next));
         let syncer = Arc::clone(&committer);
         let thread = std::thread::Builder::new()
             .name("store-sync".into())
@@ -73,7 +73,7 @@ impl Store {
                 sync_thread: Mutex::new(Some(thread)),
             }),
         };
-        let meta = schema::migrate(&store, migrations).await?;
+        let meta = schema::migrate(&store, examined.meta, migrations).await?;
         let _ = store.inner.lineage.set(meta.lineage);
         Ok(store)
     }
@@ -150,6 +150,12 @@ impl Store {
     /// [`StoreError`] when its cursor can't be read.
     pub async fn follower(&self, name: &'static str) -> Result<Follower, StoreError> {
         Follower::open(self, name).await
+    }
+
+    /// Waits until the store takes no more writes, and says why: it was closed, or a write or a sync
+    /// failed and the process should stop.
+    pub async fn ended(&self) -> StoreError {
+        self.inner.committer.ended().await
     }
 
     #[cfg(test)]

@@ -268,8 +268,9 @@ fn database_options(buffers: &WriteBufferManager, write_buffer_bytes: usize) -> 
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_manual_wal_flush(true);
     options.set_write_buffer_manager(buffers);
-    // A journal is kept until every family has written its rows of it to a table file.
-    options.set_max_total_wal_size(4 * write_buffer_bytes as u64);
+    // A journal is kept until every family has written its rows of it to a table file: this makes
+    // quiet families write theirs.
+    options.set_max_total_wal_size(write_buffer_bytes as u64);
     // One batch is applied at a time, so nothing is gained by what concurrent writers would need.
     options.set_allow_concurrent_memtable_write(false);
     options.set_enable_write_thread_adaptive_yield(false);

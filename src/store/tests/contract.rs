@@ -79,6 +79,7 @@ contract!(
     sequences_never_repeat,
     reopening_goes_on_above,
     a_closed_store_takes_no_writes,
+    followers_read_the_rest_of_a_closed_log,
     the_doctor_sees_every_row,
     migrations_run_once_and_forward,
 );

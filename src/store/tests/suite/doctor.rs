@@ -148,6 +148,7 @@ pub async fn migrations_run_once_and_forward(place: Place) {
         "{failed}"
     );
     drop(open_with(&[COPY]).await.unwrap());
+    // A program that is too old changes nothing, not even by closing what it refused.
     let newer = open_with(&[]).await.err().unwrap();
     assert!(
         matches!(

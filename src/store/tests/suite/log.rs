@@ -330,4 +330,20 @@ pub async fn a_closed_store_takes_no_writes(place: Place) {
         .unwrap();
     assert_eq!(rows, [(1, 1)]);
     store.close().await;
+    assert!(matches!(store.ended().await, StoreError::Closed));
+}
+
+pub async fn followers_read_the_rest_of_a_closed_log(place: Place) {
+    let store = open(&place).await;
+    log(&store, 1).await;
+    let mut follower = store.follower("effects").await.unwrap();
+    let mut waiting = store.follower("waiting").await.unwrap();
+    waiting.save(store.log().watermark()).await.unwrap();
+    let waiting = tokio::spawn(async move { waiting.next(9).await });
+    tokio::task::yield_now().await;
+    store.close().await;
+    assert!(matches!(waiting.await.unwrap(), Err(StoreError::Closed)));
+    let entries = follower.next(9).await.unwrap();
+    assert_eq!(entries.len(), 1);
+    assert!(follower.save(entries[0].position).await.is_err());
 }
