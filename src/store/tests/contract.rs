@@ -40,7 +40,7 @@ impl Place {
 macro_rules! contract {
     ($($name:ident),* $(,)?) => {
         mod memory {
-            $(#[tokio::test]
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $name() {
                 super::suite::$name(super::Place::memory()).await;
             })*
