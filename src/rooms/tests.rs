@@ -12,6 +12,9 @@ use serde_json::{json, value::RawValue};
 
 use crate::*;
 
+mod between;
+mod converge;
+
 pub(crate) struct Ticks(AtomicU64);
 
 impl Clock for Ticks {
