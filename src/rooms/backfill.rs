@@ -1,6 +1,6 @@
 //! History that is fetched later: events that come before one we have.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use resuni_dag::{Edges, Pdu, topological_order};
 use resuni_store::{Direction, ScanRange};
@@ -48,14 +48,17 @@ impl Rooms {
         let line = Line::open(self, &mut lane, &room).await?;
         let mut line = line.ok_or_else(|| RoomError::UnknownRoom(room.clone()))?;
         let mut done = Backfilled::default();
-        let mut accepted = Vec::new();
+        let (mut accepted, mut waiting) = (Vec::new(), HashSet::new());
         let own = pdus
             .into_iter()
             .filter(|pdu| pdu.room_id() == room)
             .take(MAX_BACKFILL);
         for pdu in topological_order(own, Edges::Prev) {
             let state = states.remove(pdu.event_id());
-            accepted.extend(line.judge_history(pdu, state, &mut done).await?);
+            accepted.extend(
+                line.judge_history(pdu, state, &mut done, &mut waiting)
+                    .await?,
+            );
         }
         done.laid = accepted.len();
         line.lay_before(gap, accepted).await?;
@@ -72,6 +75,7 @@ impl Line<'_> {
         pdu: Pdu,
         state: Option<Vec<OwnedEventId>>,
         done: &mut Backfilled,
+        waiting: &mut HashSet<OwnedEventId>,
     ) -> Result<Option<Judged>, RoomError> {
         if let Some(num) = self.work.reader.event_num_of(hash_of(&pdu)?).await?
             && self.work.reader.event_row(num).await?.place.has_state()
@@ -86,7 +90,11 @@ impl Line<'_> {
         let before = match (refs.missing_prev.is_empty(), state) {
             (true, _) => self.state_before(&refs.prev, None).await?,
             (false, None) => {
-                done.need_state.push(pdu.event_id().to_owned());
+                // What follows an event that waits for its state can wait with it.
+                let alone = refs.missing_prev.iter().any(|prev| !waiting.contains(prev));
+                waiting.insert(pdu.event_id().to_owned());
+                done.need_state
+                    .extend(alone.then(|| pdu.event_id().to_owned()));
                 return Ok(None);
             }
             (false, Some(ids)) => match self.given_state(ids).await? {
@@ -142,7 +150,7 @@ impl Line<'_> {
                 "no more history can be laid before the event {gap}"
             ))
         })?;
-        for (sub, event) in (first..).zip(events) {
+        for (sub, event) in (first..lowest).zip(events) {
             let place = Place::Timeline { position, sub };
             delta::put_event(&mut self.work, self.live.num, Judged { place, ..event }).await?;
         }

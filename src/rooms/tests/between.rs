@@ -33,23 +33,40 @@ pub(crate) async fn state_and_chain(rooms: &Rooms, room: &OwnedRoomId) -> (Vec<P
 
 pub(crate) async fn pdu(rooms: &Rooms, id: &EventId) -> Pdu {
     let reader = rooms.reader();
-    reader.pdu(reader.event_num(id).await.unwrap().unwrap()).await.unwrap()
+    reader
+        .pdu(reader.event_num(id).await.unwrap().unwrap())
+        .await
+        .unwrap()
 }
 
 /// `make_join`, `send_join`.
 pub(crate) async fn join(resident: &Rooms, joining: &Rooms, room: &OwnedRoomId, who: &str) -> Pdu {
-    let (template, version) = resident.template(room, &user(who), member(who, "join")).await.unwrap();
+    let (template, version) = resident
+        .template(room, &user(who), member(who, "join"))
+        .await
+        .unwrap();
     let rules = resuni_dag::RoomRules::of(&version).unwrap();
     let join = sign_object(template, rules, joining.server_name(), &joining.config.key).unwrap();
     let (state, chain) = state_and_chain(resident, room).await;
     let received = resident.receive(room, join.clone()).await.unwrap();
-    assert!(matches!(received, Received::Accepted { .. }), "{received:?}");
-    joining.adopt(join.clone(), &version, state, chain).await.unwrap();
+    assert!(
+        matches!(received, Received::Accepted { .. }),
+        "{received:?}"
+    );
+    joining
+        .adopt(join.clone(), &version, state, chain)
+        .await
+        .unwrap();
     join
 }
 
 pub(crate) async fn digest(rooms: &Rooms, room: &OwnedRoomId) -> [u8; 32] {
-    rooms.reader().snap(head(rooms, room).await.snap).await.unwrap().digest
+    rooms
+        .reader()
+        .snap(head(rooms, room).await.snap)
+        .await
+        .unwrap()
+        .digest
 }
 
 #[tokio::test]
@@ -57,17 +74,28 @@ async fn a_join_over_another_server_brings_the_state_along() {
     for version in [RoomVersionId::V10, RoomVersionId::V12] {
         let (here, there) = (server("here").await, server("there").await);
         let room = room(&here, version, "@alice:here").await;
-        here.send(&room, &user("@alice:here"), message("before"), None).await.unwrap();
+        here.send(&room, &user("@alice:here"), message("before"), None)
+            .await
+            .unwrap();
         let join = join(&here, &there, &room, "@bob:there").await;
         assert_eq!(digest(&here, &room).await, digest(&there, &room).await);
         let ours = head(&there, &room).await;
         assert_eq!((ours.joined, ours.extremities.len()), (2, 1));
-        assert!(matches!(place(&there, &join.event_id().to_owned()).await, Place::Timeline { .. }));
+        assert!(matches!(
+            place(&there, &join.event_id().to_owned()).await,
+            Place::Timeline { .. }
+        ));
 
-        let hello = there.send(&room, &user("@bob:there"), message("hello"), None).await.unwrap();
+        let hello = there
+            .send(&room, &user("@bob:there"), message("hello"), None)
+            .await
+            .unwrap();
         let hello = pdu(&there, &hello).await;
         let received = here.receive(&room, hello.clone()).await.unwrap();
-        assert!(matches!(received, Received::Accepted { .. }), "{received:?}");
+        assert!(
+            matches!(received, Received::Accepted { .. }),
+            "{received:?}"
+        );
         assert_eq!(here.receive(&room, hello).await.unwrap(), Received::Known);
     }
 }
@@ -80,15 +108,28 @@ async fn an_event_with_unknown_ancestors_waits_for_them() {
     let alice = user("@alice:here");
     let mut ids = Vec::new();
     for n in 0..3 {
-        ids.push(here.send(&room, &alice, message(&n.to_string()), None).await.unwrap());
+        ids.push(
+            here.send(&room, &alice, message(&n.to_string()), None)
+                .await
+                .unwrap(),
+        );
     }
     let last = pdu(&here, &ids[2]).await;
     let missing = there.receive(&room, last.clone()).await.unwrap();
-    assert_eq!(missing, Received::Missing { prev: vec![ids[1].clone()], auth: vec![] });
+    assert_eq!(
+        missing,
+        Received::Missing {
+            prev: vec![ids[1].clone()],
+            auth: vec![]
+        }
+    );
     for id in &ids[..2] {
         there.receive(&room, pdu(&here, id).await).await.unwrap();
     }
-    assert!(matches!(there.receive(&room, last).await.unwrap(), Received::Accepted { .. }));
+    assert!(matches!(
+        there.receive(&room, last).await.unwrap(),
+        Received::Accepted { .. }
+    ));
     assert_eq!(head(&there, &room).await.extremities.len(), 1);
 }
 
@@ -101,38 +142,95 @@ async fn a_gap_is_jumped_with_the_state_and_filled_later() {
     let lost = state("m.room.topic", json!({"topic": "while you were away"}));
     let mut ids = vec![here.send(&room, &alice, lost, None).await.unwrap()];
     for n in 0..4 {
-        ids.push(here.send(&room, &alice, message(&n.to_string()), None).await.unwrap());
+        ids.push(
+            here.send(&room, &alice, message(&n.to_string()), None)
+                .await
+                .unwrap(),
+        );
     }
     let last = pdu(&here, &ids[4]).await;
     let (state, chain) = state_and_chain(&here, &room).await;
     let state_ids: Vec<_> = state.iter().map(|pdu| pdu.event_id().to_owned()).collect();
-    let topic = state.iter().find(|pdu| pdu.kind() == "m.room.topic").unwrap().event_id().to_owned();
+    let topic = state
+        .iter()
+        .find(|pdu| pdu.kind() == "m.room.topic")
+        .unwrap()
+        .event_id()
+        .to_owned();
     // The state is asked for before it is there.
-    let refused = there.receive_at_gap(&room, last.clone(), state_ids.clone()).await.unwrap();
-    assert_eq!(refused, Received::Missing { prev: vec![ids[3].clone()], auth: vec![topic] });
-    let kept = there.receive_outliers(&room, state.into_iter().chain(chain).collect()).await.unwrap();
-    assert_eq!((kept.stored, kept.rejected.len(), kept.missing.len()), (1, 0, 0));
-    let jumped = there.receive_at_gap(&room, last, state_ids.clone()).await.unwrap();
-    let Received::Accepted { position } = jumped else { panic!("{jumped:?}") };
+    let refused = there
+        .receive_at_gap(&room, last.clone(), state_ids.clone())
+        .await
+        .unwrap();
+    assert_eq!(
+        refused,
+        Received::Missing {
+            prev: vec![ids[3].clone()],
+            auth: vec![topic]
+        }
+    );
+    let kept = there
+        .receive_outliers(&room, state.into_iter().chain(chain).collect())
+        .await
+        .unwrap();
+    assert_eq!(
+        (kept.stored, kept.rejected.len(), kept.missing.len()),
+        (1, 0, 0)
+    );
+    let jumped = there
+        .receive_at_gap(&room, last, state_ids.clone())
+        .await
+        .unwrap();
+    let Received::Accepted { position } = jumped else {
+        panic!("{jumped:?}")
+    };
     assert_eq!(digest(&here, &room).await, digest(&there, &room).await);
 
     // First only the newest half of what is missing: its oldest event needs a state.
     let newest = vec![pdu(&here, &ids[3]).await, pdu(&here, &ids[2]).await];
-    let done = there.backfill(&room, &ids[4], newest.clone(), Default::default()).await.unwrap();
+    let done = there
+        .backfill(&room, &ids[4], newest.clone(), Default::default())
+        .await
+        .unwrap();
     assert_eq!((done.laid, done.need_state), (0, vec![ids[2].clone()]));
     let states = std::collections::HashMap::from([(ids[2].clone(), state_ids)]);
-    assert_eq!(there.backfill(&room, &ids[4], newest, states).await.unwrap().laid, 2);
+    assert_eq!(
+        there
+            .backfill(&room, &ids[4], newest, states)
+            .await
+            .unwrap()
+            .laid,
+        2
+    );
     let oldest = vec![pdu(&here, &ids[1]).await, pdu(&here, &ids[0]).await];
-    assert_eq!(there.backfill(&room, &ids[2], oldest, Default::default()).await.unwrap().laid, 2);
+    assert_eq!(
+        there
+            .backfill(&room, &ids[2], oldest, Default::default())
+            .await
+            .unwrap()
+            .laid,
+        2
+    );
     for (i, id) in ids.iter().enumerate() {
         let sub = u32::MAX - 4 + u32::try_from(i).unwrap();
-        assert_eq!(place(&there, id).await, Place::Timeline { position, sub }, "event {i}");
+        assert_eq!(
+            place(&there, id).await,
+            Place::Timeline { position, sub },
+            "event {i}"
+        );
     }
     let reader = there.reader();
     let num = reader.room_num(&room).await.unwrap().unwrap();
     for id in &ids {
         let missing = (num, EventHash::of(id).unwrap());
-        assert_eq!(reader.snapshot.get(&tables::MISSING, &missing).await.unwrap(), None);
+        assert_eq!(
+            reader
+                .snapshot
+                .get(&tables::MISSING, &missing)
+                .await
+                .unwrap(),
+            None
+        );
     }
 }
 
@@ -141,21 +239,43 @@ async fn who_was_banned_meanwhile_is_soft_failed_and_who_never_was_in_is_rejecte
     let (here, there) = (server("here").await, server("there").await);
     let room = room(&here, RoomVersionId::V12, "@alice:here").await;
     join(&here, &there, &room, "@bob:there").await;
-    let late = there.send(&room, &user("@bob:there"), message("late"), None).await.unwrap();
-    here.send(&room, &user("@alice:here"), member("@bob:there", "ban"), None).await.unwrap();
+    let late = there
+        .send(&room, &user("@bob:there"), message("late"), None)
+        .await
+        .unwrap();
+    here.send(
+        &room,
+        &user("@alice:here"),
+        member("@bob:there", "ban"),
+        None,
+    )
+    .await
+    .unwrap();
     let before = head(&here, &room).await;
-    assert_eq!(here.receive(&room, pdu(&there, &late).await).await.unwrap(), Received::SoftFailed);
+    assert_eq!(
+        here.receive(&room, pdu(&there, &late).await).await.unwrap(),
+        Received::SoftFailed
+    );
     assert_eq!(place(&here, &late).await, Place::SoftFailed);
     assert_eq!(head(&here, &room).await, before);
 
     // With a message of one who is not in the room, by the auth events of another.
     let rules = resuni_dag::RoomRules::of(&RoomVersionId::V12).unwrap();
-    let (mut event, _) = here.template(&room, &user("@alice:here"), message("x")).await.unwrap();
+    let (mut event, _) = here
+        .template(&room, &user("@alice:here"), message("x"))
+        .await
+        .unwrap();
     event.insert("sender".into(), "@mallory:there".to_owned().into());
     let forged = sign_object(event, rules, there.server_name(), &there.config.key).unwrap();
     let received = here.receive(&room, forged.clone()).await.unwrap();
-    assert!(matches!(received, Received::Rejected { .. }), "{received:?}");
-    assert_eq!(place(&here, &forged.event_id().to_owned()).await, Place::Rejected);
+    assert!(
+        matches!(received, Received::Rejected { .. }),
+        "{received:?}"
+    );
+    assert_eq!(
+        place(&here, &forged.event_id().to_owned()).await,
+        Place::Rejected
+    );
     assert_eq!(head(&here, &room).await, before);
 }
 
@@ -164,10 +284,27 @@ async fn a_room_that_we_left_goes_on_without_us_until_we_come_back() {
     let (here, there) = (server("here").await, server("there").await);
     let room = room(&here, RoomVersionId::V12, "@alice:here").await;
     join(&here, &there, &room, "@bob:there").await;
-    let bye = there.send(&room, &user("@bob:there"), member("@bob:there", "leave"), None).await.unwrap();
+    let bye = there
+        .send(
+            &room,
+            &user("@bob:there"),
+            member("@bob:there", "leave"),
+            None,
+        )
+        .await
+        .unwrap();
     here.receive(&room, pdu(&there, &bye).await).await.unwrap();
-    let unheard = here.send(&room, &user("@alice:here"), message("unheard"), None).await.unwrap();
-    assert_eq!(there.receive(&room, pdu(&here, &unheard).await).await.unwrap(), Received::Known);
+    let unheard = here
+        .send(&room, &user("@alice:here"), message("unheard"), None)
+        .await
+        .unwrap();
+    assert_eq!(
+        there
+            .receive(&room, pdu(&here, &unheard).await)
+            .await
+            .unwrap(),
+        Received::Known
+    );
     assert_eq!(there.reader().event_num(&unheard).await.unwrap(), None);
     join(&here, &there, &room, "@bob:there").await;
     assert_eq!(digest(&here, &room).await, digest(&there, &room).await);
@@ -181,16 +318,27 @@ async fn a_redaction_takes_effect_if_it_may_whichever_comes_first() {
         let room = {
             let me = user("@alice:here");
             let id = OwnedRoomId::try_from(format!("!{version}:here")).unwrap();
-            let create = state("m.room.create", json!({"room_version": version.as_str(), "creator": "@alice:here"}));
+            let create = state(
+                "m.room.create",
+                json!({"room_version": version.as_str(), "creator": "@alice:here"}),
+            );
             let rest = vec![
                 (me.clone(), member("@alice:here", "join")),
-                (me.clone(), state("m.room.join_rules", json!({"join_rule": "public"}))),
+                (
+                    me.clone(),
+                    state("m.room.join_rules", json!({"join_rule": "public"})),
+                ),
             ];
-            here.found(&version, Some(id), &me, create, rest).await.unwrap()
+            here.found(&version, Some(id), &me, create, rest)
+                .await
+                .unwrap()
         };
         join(&here, &there, &room, "@bob:there").await;
         let (alice, bob) = (user("@alice:here"), user("@bob:there"));
-        let said = here.send(&room, &alice, message("oops"), None).await.unwrap();
+        let said = here
+            .send(&room, &alice, message("oops"), None)
+            .await
+            .unwrap();
         there.receive(&room, pdu(&here, &said).await).await.unwrap();
         let redacts = |id: &OwnedEventId| NewEvent {
             redacts: Some(id.clone()),
@@ -198,17 +346,31 @@ async fn a_redaction_takes_effect_if_it_may_whichever_comes_first() {
         };
         // Bob may send a redaction, and it does nothing to Alice's message.
         let powerless = there.send(&room, &bob, redacts(&said), None).await.unwrap();
-        here.receive(&room, pdu(&there, &powerless).await).await.unwrap();
+        here.receive(&room, pdu(&there, &powerless).await)
+            .await
+            .unwrap();
         assert_eq!(redacted(&here, &said).await, None);
-        let own = here.send(&room, &alice, redacts(&said), None).await.unwrap();
+        let own = here
+            .send(&room, &alice, redacts(&said), None)
+            .await
+            .unwrap();
         assert_eq!(redacted(&here, &said).await.as_ref(), Some(&own));
     }
 }
 
 async fn redacted(rooms: &Rooms, id: &OwnedEventId) -> Option<OwnedEventId> {
     let reader = rooms.reader();
-    let row = reader.event_row(reader.event_num(id).await.unwrap().unwrap()).await.unwrap();
-    let Place::Timeline { position, sub } = row.place else { panic!("{:?}", row.place) };
-    let by = reader.snapshot.get(&tables::REDACTIONS, &(row.room, position, sub)).await.unwrap()?;
+    let row = reader
+        .event_row(reader.event_num(id).await.unwrap().unwrap())
+        .await
+        .unwrap();
+    let Place::Timeline { position, sub } = row.place else {
+        panic!("{:?}", row.place)
+    };
+    let by = reader
+        .snapshot
+        .get(&tables::REDACTIONS, &(row.room, position, sub))
+        .await
+        .unwrap()?;
     Some(reader.event_id(by).await.unwrap())
 }
