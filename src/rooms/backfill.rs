@@ -53,6 +53,7 @@ impl Rooms {
             .into_iter()
             .filter(|pdu| pdu.room_id() == room)
             .take(MAX_BACKFILL);
+        let own = line.leading_to(gap, own).await?;
         for pdu in topological_order(own, Edges::Prev) {
             let state = states.remove(pdu.event_id());
             accepted.extend(
@@ -68,6 +69,36 @@ impl Rooms {
 }
 
 impl Line<'_> {
+    /// Those events that lead to `gap` without passing one that has its place in the timeline: the answer to a
+    /// `/backfill` goes on beyond what is missing, and older history has its place before an older event.
+    async fn leading_to(
+        &self,
+        gap: &EventId,
+        pdus: impl Iterator<Item = Pdu>,
+    ) -> Result<Vec<Pdu>, RoomError> {
+        let mut offered: HashMap<OwnedEventId, Pdu> =
+            pdus.map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+        let mut found = Vec::new();
+        let reader = &self.work.reader;
+        let Some(num) = reader.event_num(gap).await? else {
+            return Ok(found);
+        };
+        let mut todo = reader.pdu(num).await?.prev_events().to_vec();
+        while let Some(id) = todo.pop() {
+            let Some(pdu) = offered.remove(&id) else {
+                continue;
+            };
+            if let Some(num) = reader.event_num(&id).await?
+                && matches!(reader.event_row(num).await?.place, Place::Timeline { .. })
+            {
+                continue;
+            }
+            todo.extend_from_slice(pdu.prev_events());
+            found.push(pdu);
+        }
+        Ok(found)
+    }
+
     /// Judges one event of the history; what is accepted gets its place when it is known how many there are. Until then it
     /// reads as rejected or accepted with its states, so that those after it can be judged.
     async fn judge_history(

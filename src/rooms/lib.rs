@@ -25,6 +25,7 @@ mod found;
 mod interest;
 mod lane;
 mod line;
+mod lookup;
 mod members;
 mod membership;
 mod outliers;
@@ -54,6 +55,7 @@ pub use create_content::{CreateRoom, InitialState, MemberProfile, Preset};
 pub use directory::{DirectoryPage, DirectoryQuery, RoomSummary};
 pub use error::RoomError;
 pub use events::{NewEvent, Received, TxnKey};
+pub use lookup::Context;
 pub use members::{HEROES, RoomOf};
 pub use membership::{MemberDetails, RestrictedJoin};
 pub use outliers::Outliers;
@@ -65,6 +67,14 @@ pub use types::*;
 pub use typing::{Typing, TypingNow};
 pub use view::{RoomView, Shown, StoredEvent};
 pub use visibility::{ServerViewer, Viewer, membership_of};
+
+/// All tables of this crate, for the doctor.
+pub const TABLES: &[&[resuni_store::TableInfo]] = &[
+    tables::TABLES,
+    aliases::TABLES,
+    directory::TABLES,
+    receipts::TABLES,
+];
 
 #[cfg(test)]
 mod tests;

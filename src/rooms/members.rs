@@ -137,15 +137,15 @@ impl Rooms {
         if !matches!(row.membership, Membership::Invite | Membership::Knock) {
             return Ok(None);
         }
-        if row.stripped.is_some() {
-            return Ok(row.stripped);
-        }
-        let Some(view) = self.view_num(room).await? else {
-            return Ok(None);
+        let member = self.reader().pdu(row.event).await?;
+        let mut events: Vec<String> = match &row.stripped {
+            Some(told) => told_state(told, user),
+            None => match self.view_num(room).await? {
+                Some(view) => view.stripped_state().await?,
+                None => Vec::new(),
+            },
         };
-        let member = view.pdus(&[row.event]).await?;
-        let mut events = view.stripped_state().await?;
-        events.extend(member.iter().filter_map(|event| stripped(event.json())));
+        events.extend(stripped(member.json()));
         Ok(Some(format!("[{}]", events.join(","))))
     }
 }
@@ -261,10 +261,10 @@ impl RoomView {
         {
             return Ok(self.state_at_snap(self.snap()));
         }
-        if let Some(row) = row.filter(|row| !row.forgotten) {
-            if let Some(state) = self.state_at_leaving(&row).await? {
-                return Ok(state);
-            }
+        if let Some(row) = row.filter(|row| !row.forgotten)
+            && let Some(state) = self.state_at_leaving(&row).await?
+        {
+            return Ok(state);
         }
         Err(RoomError::Forbidden(format!(
             "you are not in the room {}",
@@ -305,4 +305,14 @@ impl StateView {
         events.retain(|event| event.kind() == "m.room.member" && event.state_key().is_some());
         Ok(events)
     }
+}
+
+/// The events of a stripped state that was kept, without the user's own membership: the event itself is at hand.
+fn told_state(told: &str, user: &UserId) -> Vec<String> {
+    let events: Vec<&serde_json::value::RawValue> = serde_json::from_str(told).unwrap_or_default();
+    let others = events.into_iter().map(|event| event.get()).filter(|event| {
+        let fields = crate::fields::EventFields::of(event);
+        (fields.kind_str(), fields.state_key_str()) != ("m.room.member", Some(user.as_str()))
+    });
+    others.filter_map(stripped).collect()
 }

@@ -14,7 +14,7 @@ use crate::create_content::MemberProfile;
 use crate::error::RoomError;
 use crate::events::NewEvent;
 use crate::rooms::Rooms;
-use crate::tables::{USER_ROOMS, UserRoom};
+use crate::tables::{EventLog, TOPIC_EVENT, USER_ROOMS, UserRoom, flags};
 use crate::types::{Membership, RoomNum, UserNum};
 use crate::view::RoomView;
 
@@ -164,7 +164,7 @@ impl Rooms {
     }
 
     /// Leaves a room, declines an invite or takes back a knock. Who has left already stays so. For a room that we are
-    /// not in the answer is [`RoomError::Remote`]; when no server answers, [`Rooms::record_remote_leave`] ends it here.
+    /// not in the answer is [`RoomError::Remote`]; when no server answers, [`Rooms::leave_unheard`] ends it here.
     pub async fn leave(
         &self,
         room: &RoomId,
@@ -195,6 +195,52 @@ impl Rooms {
         };
         self.send_member(room, user, user, details.content(Membership::Leave))
             .await
+    }
+
+    /// Ends an invite or a knock of a room that we are not in, here only: when no server of the room can be reached to
+    /// decline it. Their server goes on believing in it.
+    pub async fn leave_unheard(&self, room: &RoomId, user: &UserId) -> Result<(), RoomError> {
+        for _ in 0..ATTEMPTS {
+            let reader = self.reader();
+            let (Some(num), Some(user)) =
+                (reader.room_num(room).await?, reader.user_num(user).await?)
+            else {
+                return Err(RoomError::UnknownRoom(room.to_owned()));
+            };
+            let row = reader.snapshot.get(&USER_ROOMS, &(user, num)).await?;
+            let waiting = |row: &UserRoom| {
+                row.stripped.is_some()
+                    && matches!(row.membership, Membership::Invite | Membership::Knock)
+            };
+            let Some(row) = row.filter(waiting) else {
+                return Err(RoomError::Forbidden("you have no invite to decline".into()));
+            };
+            let mut batch = Batch::new();
+            let reservation = self.store().reserve(1);
+            let position = reservation.first();
+            batch.attach(reservation);
+            batch.guard_equals(&USER_ROOMS, &(user, num), &row);
+            let left = UserRoom {
+                membership: Membership::Leave,
+                position,
+                stripped: Some("[]".into()),
+                ..row
+            };
+            batch.put(&USER_ROOMS, &(user, num), &left);
+            let entry = EventLog {
+                event: left.event,
+                flags: flags::OUT_OF_BAND,
+                sender: user,
+                target: Some(user),
+                memberships: vec![user],
+            };
+            batch.log(position, TOPIC_EVENT, num.0, entry.to_bytes());
+            match self.store().commit_durable(batch).await {
+                Err(CommitError::Guard { .. }) => {}
+                other => return Ok(other?),
+            }
+        }
+        Err(RoomError::Contended)
     }
 
     /// Invites one of our users. For a user of another server the answer is [`RoomError::Remote`] with their server:
@@ -481,15 +527,11 @@ impl Rooms {
         via: &[OwnedServerName],
     ) -> Result<RoomError, RoomError> {
         let mut servers: Vec<OwnedServerName> = via.to_vec();
-        if let Some(row) = self.out_of_band(room, user).await? {
-            if matches!(row.membership, Membership::Invite | Membership::Knock) {
-                let event = self.reader().pdus(&[row.event]).await?;
-                servers.extend(
-                    event
-                        .iter()
-                        .map(|event| event.sender().server_name().to_owned()),
-                );
-            }
+        if let Some(row) = self.out_of_band(room, user).await?
+            && matches!(row.membership, Membership::Invite | Membership::Knock)
+        {
+            let event = self.reader().pdu(row.event).await?;
+            servers.push(event.sender().server_name().to_owned());
         }
         if let Some(view) = self.view(room).await? {
             servers.extend(view.servers(MAX_VIA).await?);

@@ -241,7 +241,7 @@ impl RoomView {
 
 impl TimelineToken {
     /// The next greater place.
-    fn next(self) -> Self {
+    pub(crate) fn next(self) -> Self {
         match self.sub.checked_add(1) {
             Some(sub) => Self { sub, ..self },
             None => Self {

@@ -47,7 +47,7 @@ impl RoomView {
     async fn state_around(&self, event_id: &EventId, after: bool) -> Result<StateView, RoomError> {
         let not_found = || RoomError::NotFound(format!("the state at {event_id} is not known"));
         let (_, row) = self.event_row(event_id).await?.ok_or_else(not_found)?;
-        if row.place == crate::tables::Place::Outlier {
+        if !row.place.has_state() {
             return Err(not_found());
         }
         Ok(self.state_at_snap(if after {

@@ -14,6 +14,10 @@ use crate::*;
 
 mod between;
 mod converge;
+mod gaps;
+mod people;
+mod places;
+mod reading;
 
 pub(crate) struct Ticks(AtomicU64);
 
