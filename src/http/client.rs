@@ -3,11 +3,20 @@
 mod account;
 mod account_data;
 mod devices;
+mod directory;
 mod filter;
+mod membership;
+mod messages;
 mod profile;
 mod push_rules;
+mod receipts;
 mod register;
+mod rooms;
+mod rooms_create;
+mod send;
 mod session;
+mod state;
+mod sync;
 mod uia;
 mod versions;
 
@@ -19,11 +28,19 @@ pub fn routes() -> Routes {
         account::routes,
         account_data::routes,
         devices::routes,
+        directory::routes,
         filter::routes,
+        membership::routes,
+        messages::routes,
         profile::routes,
         push_rules::routes,
+        receipts::routes,
         register::routes,
+        rooms_create::routes,
+        send::routes,
         session::routes,
+        state::routes,
+        sync::routes,
         versions::routes,
     ]
     .into_iter()

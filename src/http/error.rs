@@ -11,7 +11,10 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use resuni_accounts::{AccountError, AuthError, uia::UiaChallenge};
+use resuni_dag::FormatError;
+use resuni_rooms::RoomError;
 use resuni_store::StoreError;
+use resuni_sync::SyncError;
 use ruma::api::error::{DeserializationError, ErrorCode, FromHttpRequestError};
 use serde_json::{Map, Value, json};
 
@@ -328,6 +331,47 @@ impl From<AccountError> for ApiError {
                 ApiError::limit_exceeded(Duration::from_millis(retry_after_ms))
             }
             error => ApiError::internal(error),
+        }
+    }
+}
+
+impl From<RoomError> for ApiError {
+    fn from(error: RoomError) -> ApiError {
+        let message = error.to_string();
+        let bad_request = |code| ApiError::new(StatusCode::BAD_REQUEST, code, message.clone());
+        match error {
+            RoomError::Forbidden(_) => ApiError::forbidden(message),
+            RoomError::NotFound(_) | RoomError::UnknownRoom(_) | RoomError::NoWay(_) => {
+                ApiError::not_found(message)
+            }
+            RoomError::BadRequest { errcode, .. } => bad_request(ErrorCode::from(errcode)),
+            RoomError::InUse(_) => bad_request(ErrorCode::RoomInUse),
+            RoomError::UnsupportedVersion(_) => bad_request(ErrorCode::UnsupportedRoomVersion),
+            RoomError::TooLarge(_) | RoomError::Format(FormatError::TooLarge { .. }) => {
+                ApiError::too_large(message)
+            }
+            RoomError::Format(_) => ApiError::bad_json(message),
+            RoomError::Remote { .. } => {
+                ApiError::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
+            }
+            RoomError::Contended => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unknown, message)
+            }
+            error => ApiError::internal(error),
+        }
+    }
+}
+
+impl From<SyncError> for ApiError {
+    fn from(error: SyncError) -> ApiError {
+        match error {
+            SyncError::TokenFromTheFuture => {
+                let message = error.to_string();
+                ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::Unknown, message)
+            }
+            SyncError::Rooms(error) => error.into(),
+            SyncError::Accounts(error) => error.into(),
+            SyncError::Store(error) => error.into(),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 use ipnet::IpNet;
 use resuni_accounts::Accounts;
+use resuni_rooms::Rooms;
+use resuni_sync::Sync;
 use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
 
 use crate::limits::Limits;
@@ -57,6 +59,10 @@ pub struct AppState {
     pub settings: Arc<Settings>,
     /// Local people.
     pub accounts: Arc<Accounts>,
+    /// All rooms.
+    pub rooms: Arc<Rooms>,
+    /// What devices have not seen yet.
+    pub sync: Arc<Sync>,
     /// Who may ask how often.
     pub limits: Arc<Limits>,
 }
@@ -74,5 +80,7 @@ macro_rules! part {
 part! {
     settings: Arc<Settings>,
     accounts: Arc<Accounts>,
+    rooms: Arc<Rooms>,
+    sync: Arc<Sync>,
     limits: Arc<Limits>,
 }

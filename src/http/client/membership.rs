@@ -1,0 +1,262 @@
+//! Who is in a room (Client-Server API, "Room membership").
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use bytes::Bytes;
+use resuni_accounts::{Accounts, Session};
+use resuni_rooms::{MemberDetails, Membership, Rooms};
+use ruma::{
+    OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId,
+    api::client::{
+        knock::knock_room,
+        membership::{
+            ban_user, forget_room, get_member_events,
+            invite_user::{self, v3::InvitationRecipient},
+            join_room_by_id, join_room_by_id_or_alias, joined_members, joined_rooms, kick_user,
+            leave_room, unban_user,
+        },
+    },
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::rooms::{form, profile, profile_if_local, token, view, view_joined};
+use crate::{
+    error::ApiError,
+    extract::{Answer, Policy, RawJson, Reply, Ruma},
+    limits::Class,
+    routes::Routes,
+};
+
+/// The table of this section.
+pub fn routes() -> Routes {
+    let joining = Policy::CLIENT.public().class(Class::Join);
+    Routes::new()
+        .with(Policy { guests: true, ..joining }, join)
+        .with(Policy { guests: true, ..joining }, join_by_alias)
+        .with(joining, knock)
+        .guest(leave)
+        .on(forget)
+        .with(Policy::CLIENT.public().class(Class::Invite), invite)
+        .with(Policy::CLIENT.public(), kick)
+        .with(Policy::CLIENT.public(), ban)
+        .with(Policy::CLIENT.public(), unban)
+        .on(rooms_joined)
+        .guest(members)
+        .guest(members_joined)
+}
+
+/// The profile of the caller, and what they say about their joining or knocking.
+async fn details(
+    accounts: &Accounts,
+    caller: &Session,
+    reason: Option<String>,
+    via: Vec<OwnedServerName>,
+) -> Result<MemberDetails, ApiError> {
+    let profile = profile(accounts, &caller.user_id).await?;
+    Ok(MemberDetails { profile, reason, via, ..MemberDetails::default() })
+}
+
+fn third_party<T: Serialize>(signed: Option<T>) -> Result<Option<Value>, ApiError> {
+    let Some(signed) = signed else { return Ok(None) };
+    let signed = serde_json::to_value(signed).map_err(ApiError::internal)?;
+    Ok(Some(Map::from_iter([("signed".to_owned(), signed)]).into()))
+}
+
+/// Client-Server API, "Guest Access": guests may only join where the room says so.
+pub async fn check_guest(
+    rooms: &Rooms,
+    caller: &Session,
+    room: &RoomId,
+) -> Result<(), ApiError> {
+    if !caller.is_guest {
+        return Ok(());
+    }
+    let access = match rooms.view(room).await? {
+        Some(view) => view.state("m.room.guest_access", "").await?,
+        None => None,
+    };
+    let content = access.and_then(|event| event.content_as::<Map<String, Value>>().ok());
+    let rule = content.as_ref().and_then(|content| content.get("guest_access"));
+    if rule.and_then(Value::as_str) == Some("can_join") {
+        Ok(())
+    } else {
+        Err(ApiError::guests("This room does not let guests in."))
+    }
+}
+
+async fn join(
+    State(accounts): State<Arc<Accounts>>,
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<join_room_by_id::v3::Request>,
+) -> Answer<join_room_by_id::v3::Response> {
+    check_guest(&rooms, &caller, &body.room_id).await?;
+    let mut details = details(&accounts, &caller, body.reason, Vec::new()).await?;
+    details.third_party_invite = third_party(body.third_party_signed)?;
+    rooms.join(&body.room_id, &caller.user_id, &details).await?;
+    Ok(Reply(join_room_by_id::v3::Response::new(body.room_id)))
+}
+
+async fn join_by_alias(
+    State(accounts): State<Arc<Accounts>>,
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<join_room_by_id_or_alias::v3::Request>,
+) -> Answer<join_room_by_id_or_alias::v3::Response> {
+    let (room, via) = resolve(&rooms, body.room_id_or_alias, body.via).await?;
+    check_guest(&rooms, &caller, &room).await?;
+    let mut details = details(&accounts, &caller, body.reason, via).await?;
+    details.third_party_invite = third_party(body.third_party_signed)?;
+    rooms.join(&room, &caller.user_id, &details).await?;
+    Ok(Reply(join_room_by_id_or_alias::v3::Response::new(room)))
+}
+
+async fn knock(
+    State(accounts): State<Arc<Accounts>>,
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<knock_room::v3::Request>,
+) -> Answer<knock_room::v3::Response> {
+    let (room, via) = resolve(&rooms, body.room_id_or_alias, body.via).await?;
+    let details = details(&accounts, &caller, body.reason, via).await?;
+    rooms.knock(&room, &caller.user_id, &details).await?;
+    Ok(Reply(knock_room::v3::Response::new(room)))
+}
+
+/// The room of an id or an alias, and servers that know it.
+async fn resolve(
+    rooms: &Rooms,
+    name: OwnedRoomOrAliasId,
+    mut via: Vec<OwnedServerName>,
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>), ApiError> {
+    match OwnedRoomId::try_from(name) {
+        Ok(room) => Ok((room, via)),
+        Err(alias) => {
+            let found = rooms.resolve_alias(&alias).await?;
+            let (room, servers) =
+                found.ok_or_else(|| ApiError::not_found("There is no room of this alias."))?;
+            via.extend(servers);
+            Ok((room, via))
+        }
+    }
+}
+
+async fn leave(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<leave_room::v3::Request>,
+) -> Answer<leave_room::v3::Response> {
+    rooms.leave(&body.room_id, &caller.user_id, body.reason.as_deref()).await?;
+    Ok(Reply(leave_room::v3::Response::new()))
+}
+
+async fn forget(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<forget_room::v3::Request>,
+) -> Answer<forget_room::v3::Response> {
+    rooms.forget(&body.room_id, &caller.user_id).await?;
+    Ok(Reply(forget_room::v3::Response::new()))
+}
+
+async fn invite(
+    State(accounts): State<Arc<Accounts>>,
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<invite_user::v3::Request>,
+) -> Answer<invite_user::v3::Response> {
+    let InvitationRecipient::UserId(target) = body.recipient else {
+        // Nobody is known by an address here, and no identity server is asked.
+        return Err(ApiError::new(
+            http::StatusCode::FORBIDDEN,
+            ruma::api::error::ErrorCode::ThreepidDenied,
+            "People can only be invited by their user id.",
+        ));
+    };
+    let details = MemberDetails {
+        profile: profile_if_local(&accounts, &target.user_id).await?,
+        reason: target.reason,
+        ..MemberDetails::default()
+    };
+    rooms.invite(&body.room_id, &caller.user_id, &target.user_id, &details).await?;
+    Ok(Reply(invite_user::v3::Response::new()))
+}
+
+async fn kick(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<kick_user::v3::Request>,
+) -> Answer<kick_user::v3::Response> {
+    let reason = body.reason.as_deref();
+    rooms.kick(&body.room_id, &caller.user_id, &body.user_id, reason).await?;
+    Ok(Reply(kick_user::v3::Response::new()))
+}
+
+async fn ban(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<ban_user::v3::Request>,
+) -> Answer<ban_user::v3::Response> {
+    let reason = body.reason.as_deref();
+    rooms.ban(&body.room_id, &caller.user_id, &body.user_id, reason).await?;
+    Ok(Reply(ban_user::v3::Response::new()))
+}
+
+async fn unban(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<unban_user::v3::Request>,
+) -> Answer<unban_user::v3::Response> {
+    let reason = body.reason.as_deref();
+    rooms.unban(&body.room_id, &caller.user_id, &body.user_id, reason).await?;
+    Ok(Reply(unban_user::v3::Response::new()))
+}
+
+async fn rooms_joined(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { caller, .. }: Ruma<joined_rooms::v3::Request>,
+) -> Answer<joined_rooms::v3::Response> {
+    let joined = rooms.rooms_of(&caller.user_id, &[Membership::Join]).await?;
+    let joined = joined.into_iter().map(|room| room.room_id).collect();
+    Ok(Reply(joined_rooms::v3::Response::new(joined)))
+}
+
+/// The member events, now or at a token; of a room that the caller has left, as it was then.
+async fn members(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<get_member_events::v3::Request>,
+) -> Result<RawJson, ApiError> {
+    let view = view(&rooms, &body.room_id).await?;
+    let mut state = view.readable_state(&caller.user_id).await?;
+    let is_current = state.snap() == view.snap();
+    if let (Some(at), true) = (&body.at, is_current) {
+        state = view.state_at_position(token(at)?.position).await?;
+    }
+    let wanted = |name: &str| {
+        body.membership.as_ref().is_none_or(|wanted| wanted.as_str() == name)
+            && body.not_membership.as_ref().is_none_or(|unwanted| unwanted.as_str() != name)
+    };
+    let nums = if body.at.is_none() && is_current {
+        let all = Membership::ALL.into_iter().filter(|membership| wanted(membership.as_str()));
+        let members = view.members(&all.collect::<Vec<_>>()).await?;
+        members.into_iter().map(|(_, event)| event).collect()
+    } else {
+        state.member_nums(|membership| wanted(membership.as_str())).await?
+    };
+    let events = view.state_json(&nums, &form(&rooms, &caller)).await?;
+    Ok(RawJson(Bytes::from(format!(r#"{{"chunk":[{}]}}"#, events.join(",")))))
+}
+
+/// Who is joined, by their names and pictures. For members only.
+async fn members_joined(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<joined_members::v3::Request>,
+) -> Result<RawJson, ApiError> {
+    let view = view_joined(&rooms, &body.room_id, &caller.user_id).await?;
+    let mut joined = Map::new();
+    for event in view.member_events(&[Membership::Join]).await? {
+        let content: Map<String, Value> = event.content_as().unwrap_or_default();
+        let text = |key: &str| content.get(key).filter(|value| value.is_string()).cloned();
+        let mut member = Map::new();
+        for (name, key) in [("display_name", "displayname"), ("avatar_url", "avatar_url")] {
+            member.extend(text(key).map(|value| (name.to_owned(), value)));
+        }
+        if let Some(user) = event.state_key() {
+            joined.insert(user.to_owned(), Value::Object(member));
+        }
+    }
+    Ok(RawJson::of(&Map::from_iter([("joined".to_owned(), Value::Object(joined))]).into()))
+}

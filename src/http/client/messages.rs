@@ -1,0 +1,155 @@
+//! The history of a room (Client-Server API, "Getting events for a room", "Event Context").
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::extract::State;
+use bytes::Bytes;
+use resuni_accounts::Session;
+use resuni_rooms::{Gaps, Page, PageQuery, Rooms, TimelineEvent, TimelineToken, Viewer};
+use resuni_store::{Direction, Position};
+use resuni_sync::filter;
+use ruma::api::{
+    self,
+    client::{
+        context::get_context,
+        filter::RoomEventFilter,
+        message::get_message_events,
+        room::get_room_event,
+    },
+};
+
+use super::rooms::{form, token, view};
+use crate::{
+    error::ApiError,
+    extract::{RawJson, Ruma},
+    routes::Routes,
+};
+
+/// The most events of one answer.
+const MOST: usize = 1_000;
+
+/// The table of this section.
+pub fn routes() -> Routes {
+    Routes::new().guest(messages).guest(context).guest(event)
+}
+
+fn limit(asked: ruma::UInt) -> usize {
+    usize::try_from(u64::from(asked)).unwrap_or(MOST).clamp(1, MOST)
+}
+
+/// The events of a page that the filter lets through.
+async fn page(
+    viewer: &mut Viewer,
+    filter: &RoomEventFilter,
+    query: PageQuery,
+) -> Result<Page, ApiError> {
+    Ok(viewer.page(query, |event| filter::pdu(filter, &event.fields())).await?)
+}
+
+async fn messages(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<get_message_events::v3::Request>,
+) -> Result<RawJson, ApiError> {
+    let view = view(&rooms, &body.room_id).await?;
+    // Members, former members, and everybody where the world may read; the rest hears nothing.
+    view.readable_state(&caller.user_id).await?;
+    let mut viewer = view.viewer(&caller.user_id).await?;
+    let dir = match body.dir {
+        api::Direction::Backward => Direction::Backward,
+        api::Direction::Forward => Direction::Forward,
+    };
+    let from = match (&body.from, dir) {
+        (Some(from), _) => token(from)?,
+        (None, Direction::Backward) => view.end(),
+        (None, Direction::Forward) => TimelineToken::live(Position(0)),
+    };
+    let to = body.to.as_deref().map(token).transpose()?;
+    let query = PageQuery { from, to, dir, limit: limit(body.limit), gaps: Gaps::Pass };
+    let page = page(&mut viewer, &body.filter, query).await?;
+
+    let chunk = viewer.list(&page.events, &form(&rooms, &caller)).await?;
+    let mut out = format!(r#"{{"start":"{from}","chunk":{chunk}"#);
+    if let Some(end) = page.end {
+        out.push_str(&format!(r#","end":"{end}""#));
+    }
+    if filter::lazy(&body.filter) {
+        let state = senders(&mut viewer, &page.events, &rooms, &caller).await?;
+        out.push_str(&format!(r#","state":[{}]"#, state.join(",")));
+    }
+    out.push('}');
+    Ok(RawJson(Bytes::from(out)))
+}
+
+/// The member events of the senders of these events, as of the last of them ("Lazy-loading room
+/// members").
+async fn senders(
+    viewer: &mut Viewer,
+    events: &[TimelineEvent],
+    rooms: &Rooms,
+    caller: &Session,
+) -> Result<Vec<String>, ApiError> {
+    let Some(last) = events.iter().max_by_key(|event| event.token) else { return Ok(Vec::new()) };
+    let senders: BTreeSet<&str> = events.iter().map(|event| event.fields().sender_str()).collect();
+    let state = viewer.view().state_at_snap(last.row.snap_before);
+    let mut members = Vec::with_capacity(senders.len());
+    for sender in senders {
+        members.extend(state.num("m.room.member", sender).await?);
+    }
+    Ok(viewer.view().state_json(&members, &form(rooms, caller)).await?)
+}
+
+async fn context(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<get_context::v3::Request>,
+) -> Result<RawJson, ApiError> {
+    let (mut viewer, event) =
+        find(&rooms, &caller, &body.room_id, &body.event_id).await?;
+    let limit = limit(body.limit);
+    let query = |from, dir, limit| PageQuery { from, to: None, dir, limit, gaps: Gaps::Pass };
+    let backward = query(event.before(), Direction::Backward, limit.div_ceil(2));
+    let before = page(&mut viewer, &body.filter, backward).await?.events;
+    let forward = query(event.token, Direction::Forward, limit / 2);
+    let after = page(&mut viewer, &body.filter, forward).await?.events;
+
+    let start = before.last().unwrap_or(&event).before();
+    let last = after.last().unwrap_or(&event);
+    let end = last.token;
+    let form = form(&rooms, &caller);
+    let state = if filter::lazy(&body.filter) {
+        let all: Vec<_> = before.iter().chain([&event]).chain(&after).cloned().collect();
+        senders(&mut viewer, &all, &rooms, &caller).await?
+    } else {
+        let state = viewer.view().state_at(&last.event_id()).await?;
+        viewer.view().state_json(&state.nums().await?, &form).await?
+    };
+    let (before, after) = (viewer.list(&before, &form).await?, viewer.list(&after, &form).await?);
+    let event = viewer.json(&event, &form).await?;
+    Ok(RawJson(Bytes::from(format!(
+        r#"{{"start":"{start}","end":"{end}","event":{event},"events_before":{before},"events_after":{after},"state":[{}]}}"#,
+        state.join(",")
+    ))))
+}
+
+async fn event(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<get_room_event::v3::Request>,
+) -> Result<RawJson, ApiError> {
+    let (mut viewer, event) =
+        find(&rooms, &caller, &body.room_id, &body.event_id).await?;
+    let json = viewer.json(&event, &form(&rooms, &caller)).await?;
+    Ok(RawJson(Bytes::from(json)))
+}
+
+/// An event that the caller may see. What they may not see doesn't exist, as far as they can tell.
+async fn find(
+    rooms: &Rooms,
+    caller: &Session,
+    room: &ruma::RoomId,
+    event: &ruma::EventId,
+) -> Result<(Viewer, TimelineEvent), ApiError> {
+    let unknown = || ApiError::not_found("There is no such event that you may see.");
+    let view = rooms.view(room).await?.ok_or_else(unknown)?;
+    let mut viewer = view.viewer(&caller.user_id).await?;
+    let event = view.timeline_event(event).await?.ok_or_else(unknown)?;
+    if viewer.sees(&event).await? { Ok((viewer, event)) } else { Err(unknown()) }
+}

@@ -1,0 +1,133 @@
+//! Sending events (Client-Server API, "Sending events to a room", "Redactions").
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use resuni_accounts::Session;
+use resuni_rooms::{NewEvent, Rooms, TxnKey};
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedEventId, TransactionId,
+    api::client::{
+        message::send_message_event, redact::redact_event, state::send_state_event,
+    },
+    serde::Raw,
+};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use super::membership::check_guest;
+use crate::{
+    error::ApiError,
+    extract::{Answer, Policy, Reply, Ruma},
+    limits::Class,
+    routes::Routes,
+};
+
+/// The table of this section.
+pub fn routes() -> Routes {
+    let sending = Policy::GUEST.public().class(Class::Send);
+    // An empty state key may be left out, with or without the slash before it.
+    let without_key = [
+        "/_matrix/client/r0/rooms/{room_id}/state/{event_type}",
+        "/_matrix/client/r0/rooms/{room_id}/state/{event_type}/",
+        "/_matrix/client/v3/rooms/{room_id}/state/{event_type}",
+        "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/",
+    ];
+    Routes::new()
+        .with(sending, message)
+        .with(sending, state)
+        .at(&without_key, sending, state)
+        .with(Policy::CLIENT.class(Class::Send), redact)
+}
+
+/// A transaction is one of a device; an application service acts without one.
+fn transaction(caller: &Session, txn: &TransactionId) -> TxnKey {
+    let device = match (&caller.device_id, &caller.appservice) {
+        (Some(device), _) => device.to_string(),
+        (None, Some(service)) => format!("\u{0}{}", service.id()),
+        (None, None) => String::new(),
+    };
+    TxnKey { device, txn: txn.to_string() }
+}
+
+/// Only application services choose the time of what they send ("Timestamp massaging").
+fn timestamp(caller: &Session, asked: Option<MilliSecondsSinceUnixEpoch>) -> Option<u64> {
+    asked.filter(|_| caller.appservice.is_some()).map(|time| time.get().into())
+}
+
+/// The content, which has to be an object.
+fn content<T>(raw: Raw<T>) -> Result<Box<RawValue>, ApiError> {
+    let json = raw.into_json();
+    if json.get().starts_with('{') {
+        Ok(json)
+    } else {
+        Err(ApiError::bad_json("The content of an event is an object."))
+    }
+}
+
+async fn message(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<send_message_event::v3::Request>,
+) -> Answer<send_message_event::v3::Response> {
+    let content = content(body.body)?;
+    let kind = body.event_type.to_string();
+    let event = NewEvent {
+        redacts: if kind == "m.room.redaction" { redacts(&content)? } else { None },
+        timestamp: timestamp(&caller, body.timestamp),
+        ..NewEvent::message(kind, content)
+    };
+    let txn = transaction(&caller, &body.txn_id);
+    let id = rooms.send(&body.room_id, &caller.user_id, event, Some(txn)).await?;
+    Ok(Reply(send_message_event::v3::Response::new(id)))
+}
+
+/// A redaction that is sent as an ordinary event names its target in its content; where that
+/// stands in the event depends on the room version (v1.18, MSC4169).
+fn redacts(content: &RawValue) -> Result<Option<OwnedEventId>, ApiError> {
+    #[derive(Deserialize)]
+    struct Redaction {
+        redacts: Option<OwnedEventId>,
+    }
+    let redaction: Redaction = serde_json::from_str(content.get())
+        .map_err(|error| ApiError::bad_json(error.to_string()))?;
+    Ok(redaction.redacts)
+}
+
+async fn state(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<send_state_event::v3::Request>,
+) -> Answer<send_state_event::v3::Response> {
+    let content = content(body.body)?;
+    let kind = body.event_type.to_string();
+    if kind == "m.room.canonical_alias" {
+        // Aliases that the room newly claims have to point at it.
+        rooms.check_canonical_alias(&body.room_id, &content).await?;
+    }
+    if kind == "m.room.member" && caller.is_guest {
+        check_guest(&rooms, &caller, &body.room_id).await?;
+    }
+    let event = NewEvent {
+        timestamp: timestamp(&caller, body.timestamp),
+        ..NewEvent::state(kind, body.state_key, content)
+    };
+    let id = rooms.send(&body.room_id, &caller.user_id, event, None).await?;
+    Ok(Reply(send_state_event::v3::Response::new(id)))
+}
+
+async fn redact(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<redact_event::v3::Request>,
+) -> Answer<redact_event::v3::Response> {
+    let content = match &body.reason {
+        Some(reason) => json!({ "reason": reason }),
+        None => json!({}),
+    };
+    let content = serde_json::value::to_raw_value(&content).map_err(ApiError::internal)?;
+    let event = NewEvent {
+        redacts: Some(body.event_id),
+        ..NewEvent::message("m.room.redaction", content)
+    };
+    let txn = transaction(&caller, &body.txn_id);
+    let id = rooms.send(&body.room_id, &caller.user_id, event, Some(txn)).await?;
+    Ok(Reply(redact_event::v3::Response::new(id)))
+}
