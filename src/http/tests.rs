@@ -2,6 +2,7 @@
 
 mod accounts;
 mod edges;
+mod rooms;
 
 use std::sync::Arc;
 
@@ -9,7 +10,10 @@ use axum::{Router, body::Body};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
+use resuni_dag::SigningKey;
+use resuni_rooms::{Rooms, RoomsConfig};
 use resuni_store::{SharedClock, Store, SystemClock};
+use resuni_sync::Sync;
 use ruma::{RoomVersionId, api::appservice::Registration as ServiceFile, owned_server_name};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -94,6 +98,8 @@ impl Server {
         let state = AppState {
             settings: Arc::new(settings),
             accounts,
+            rooms,
+            sync,
             limits: Arc::new(Limits::new(false, clock)),
         };
         Server {

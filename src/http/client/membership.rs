@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use bytes::Bytes;
 use resuni_accounts::{Accounts, Session};
-use resuni_rooms::{MemberDetails, Membership, Rooms};
+use resuni_rooms::{MemberDetails, Membership, Rooms, membership_of};
 use ruma::{
     OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId,
     api::client::{
@@ -28,6 +28,14 @@ use crate::{
     limits::Class,
     routes::Routes,
 };
+
+const EVERY_MEMBERSHIP: [Membership; 5] = [
+    Membership::Join,
+    Membership::Invite,
+    Membership::Knock,
+    Membership::Leave,
+    Membership::Ban,
+];
 
 /// The table of this section.
 pub fn routes() -> Routes {
@@ -229,12 +237,18 @@ async fn members(
         body.membership.as_ref().is_none_or(|wanted| wanted.as_str() == name)
             && body.not_membership.as_ref().is_none_or(|unwanted| unwanted.as_str() != name)
     };
-    let nums = if body.at.is_none() && is_current {
-        let all = Membership::ALL.into_iter().filter(|membership| wanted(membership.as_str()));
-        let members = view.members(&all.collect::<Vec<_>>()).await?;
+    let nums: Vec<_> = if body.at.is_none() && is_current {
+        let memberships = EVERY_MEMBERSHIP.into_iter().filter(|name| wanted(name.as_str()));
+        let members = view.members(&memberships.collect::<Vec<_>>()).await?;
         members.into_iter().map(|(_, event)| event).collect()
     } else {
-        state.member_nums(|membership| wanted(membership.as_str())).await?
+        let mut nums = Vec::new();
+        for event in state.member_events().await? {
+            if membership_of(&event).is_some_and(|name| wanted(name.as_str())) {
+                nums.extend(view.event_row(event.event_id()).await?.map(|(num, _)| num));
+            }
+        }
+        nums
     };
     let events = view.state_json(&nums, &form(&rooms, &caller)).await?;
     Ok(RawJson(Bytes::from(format!(r#"{{"chunk":[{}]}}"#, events.join(",")))))

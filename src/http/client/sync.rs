@@ -56,5 +56,6 @@ async fn filter(
             let filter = accounts.filter(caller.account, number).await?.ok_or_else(unknown)?;
             Ok(Arc::unwrap_or_clone(filter))
         }
+        Some(_) => Err(ApiError::invalid_param("This is not a filter.")),
     }
 }
