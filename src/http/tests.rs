@@ -78,9 +78,16 @@ impl Server {
         };
         let bridge: ServiceFile = serde_json::from_str(BRIDGE).unwrap();
         let services = AppServices::new([bridge], &server_name).unwrap();
-        let accounts = Accounts::open(config, services, store, clock.clone())
+        let accounts = Accounts::open(config, services, store.clone(), clock.clone())
             .await
             .unwrap();
+        let config = RoomsConfig {
+            server_name: server_name.clone(),
+            key: Arc::new(SigningKey::generate("1", [7; 32]).unwrap()),
+            default_version: RoomVersionId::V12,
+        };
+        let rooms = Rooms::open(config, store, clock.clone()).await.unwrap();
+        let sync = Sync::new(Arc::clone(&rooms), Arc::clone(&accounts));
         let mut settings = Settings {
             server_name,
             public_baseurl: None,
