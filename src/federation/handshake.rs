@@ -104,6 +104,7 @@ impl Handshakes {
     /// That of the server whose word counts most: one that knows the room and forbids it before one that
     /// does not know it or is out of reach.
     pub async fn join(&self, handshake: Handshake<'_>) -> Result<Joined, FederationError> {
+        let handshake = &handshake;
         let turn = self.turn(handshake.room);
         let _turn = turn.lock().await;
         if let Some(view) = self.rooms.participating(handshake.room).await? {
@@ -114,8 +115,8 @@ impl Handshakes {
                 _ => return Ok(Joined::ServerIsIn),
             }
         }
-        self.each_server(&handshake, async |server| {
-            self.join_by(server, &handshake).await
+        self.each_server(handshake, |server| async move {
+            self.join_by(&server, handshake).await
         })
         .await?;
         Ok(Joined::Yes)
@@ -126,8 +127,9 @@ impl Handshakes {
     /// # Errors
     /// As [`Handshakes::join`].
     pub async fn knock(&self, handshake: Handshake<'_>) -> Result<(), FederationError> {
-        self.each_server(&handshake, async |server| {
-            self.knock_by(server, &handshake).await
+        let handshake = &handshake;
+        self.each_server(handshake, |server| async move {
+            self.knock_by(&server, handshake).await
         })
         .await
     }
@@ -138,16 +140,17 @@ impl Handshakes {
     /// # Errors
     /// When it can't be written.
     pub async fn leave(&self, handshake: Handshake<'_>) -> Result<(), FederationError> {
+        let handshake = &handshake;
         let told = self
-            .each_server(&handshake, async |server| {
-                self.leave_by(server, &handshake).await
+            .each_server(handshake, |server| async move {
+                self.leave_by(&server, handshake).await
             })
             .await;
         let (version, event) = match told {
             Ok(told) => told,
             Err(error) => {
                 tracing::info!(room = %handshake.room, %error, "left without the help of another server");
-                self.leave_alone(&handshake).await?
+                self.leave_alone(handshake).await?
             }
         };
         let leave = OutOfBand {
@@ -204,11 +207,14 @@ impl Handshakes {
     }
 
     /// Tries one server after the other.
-    async fn each_server<T>(
+    async fn each_server<T, A>(
         &self,
         handshake: &Handshake<'_>,
-        attempt: impl AsyncFn(&ServerName) -> Result<T, FederationError>,
-    ) -> Result<T, FederationError> {
+        attempt: impl Fn(OwnedServerName) -> A,
+    ) -> Result<T, FederationError>
+    where
+        A: Future<Output = Result<T, FederationError>>,
+    {
         let mut tried = HashSet::new();
         let mut refusal: Option<FederationError> = None;
         let servers = handshake.via.iter().filter(|server| **server != self.own);
@@ -216,7 +222,7 @@ impl Handshakes {
             .filter(|server| tried.insert((*server).clone()))
             .take(MAX_SERVERS)
         {
-            match attempt(server).await {
+            match attempt(server.clone()).await {
                 Ok(done) => return Ok(done),
                 Err(error) => {
                     tracing::info!(%server, room = %handshake.room, %error, "a handshake failed");

@@ -6,12 +6,17 @@ use std::{future::Future, sync::Arc};
 use axum::extract::Query;
 use http::{StatusCode, header, request::Parts};
 use resuni_accounts::{AppService, Session};
-use ruma::api::{
-    auth_scheme::{
-        AccessToken, AccessTokenOptional, AppserviceToken, AppserviceTokenOptional, AuthScheme,
-        NoAccessToken, NoAuthentication, extract_bearer_or_query_token,
+use resuni_federation::Incoming;
+use ruma::{
+    OwnedServerName,
+    api::{
+        auth_scheme::{
+            AccessToken, AccessTokenOptional, AppserviceToken, AppserviceTokenOptional, AuthScheme,
+            NoAccessToken, NoAuthentication, extract_bearer_or_query_token,
+        },
+        error::ErrorCode,
+        federation::authentication::ServerSignatures,
     },
-    error::ErrorCode,
 };
 use serde::Deserialize;
 
@@ -154,6 +159,45 @@ impl Authenticate for AppserviceTokenOptional {
             Some(_) => Who::Exempt,
             None => Who::Address(from.0),
         }
+    }
+}
+
+/// Other servers sign their whole request (Server-Server API, "Request Authentication").
+impl Authenticate for ServerSignatures {
+    type Caller = OwnedServerName;
+    const COVERS_BODY: bool = true;
+
+    fn precheck(parts: &Parts) -> Result<(), ApiError> {
+        if parts.headers.contains_key(header::AUTHORIZATION) {
+            Ok(())
+        } else {
+            Err(ApiError::unauthorized(
+                "This endpoint is for servers: sign the request.",
+            ))
+        }
+    }
+
+    async fn authenticate(
+        state: &AppState,
+        parts: &Parts,
+        body: &[u8],
+    ) -> Result<OwnedServerName, ApiError> {
+        let federation = state
+            .federation
+            .as_ref()
+            .ok_or_else(ApiError::unrecognized)?;
+        let headers = parts.headers.get_all(header::AUTHORIZATION);
+        let headers: Vec<&str> = headers
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect();
+        let request = Incoming {
+            method: parts.method.as_str(),
+            uri: parts.uri.path_and_query().map_or("/", |uri| uri.as_str()),
+            authorization: &headers,
+            body,
+        };
+        Ok(federation.authenticate(request).await?)
     }
 }
 

@@ -11,6 +11,7 @@ mod profile;
 mod push_rules;
 mod receipts;
 mod register;
+mod remote;
 mod rooms;
 mod rooms_create;
 mod send;

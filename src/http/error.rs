@@ -12,6 +12,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use resuni_accounts::{AccountError, AuthError, uia::UiaChallenge};
 use resuni_dag::FormatError;
+use resuni_federation::{FederationError, RemoteError};
 use resuni_rooms::RoomError;
 use resuni_store::StoreError;
 use resuni_sync::SyncError;
@@ -374,4 +375,48 @@ impl From<SyncError> for ApiError {
             SyncError::Store(error) => error.into(),
         }
     }
+}
+
+impl From<FederationError> for ApiError {
+    fn from(error: FederationError) -> ApiError {
+        let message = error.to_string();
+        let bad_request = |code| ApiError::new(StatusCode::BAD_REQUEST, code, message.clone());
+        match error {
+            FederationError::Unauthorized(_) => ApiError::unauthorized(message),
+            FederationError::NotAdmitted(_) | FederationError::Forbidden(_) => {
+                ApiError::forbidden(message)
+            }
+            FederationError::NotFound(_) => ApiError::not_found(message),
+            FederationError::BadRequest { errcode, .. } => bad_request(ErrorCode::from(errcode)),
+            FederationError::IncompatibleRoomVersion(version) => {
+                bad_request(ErrorCode::IncompatibleRoomVersion)
+                    .with("room_version", version.as_str())
+            }
+            FederationError::Remote(remote) => passed_on(*remote),
+            FederationError::BackedOff { .. }
+            | FederationError::Unreachable { .. }
+            | FederationError::BadAnswer { .. } => {
+                ApiError::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
+            }
+            error => ApiError::internal(error),
+        }
+    }
+}
+
+/// What another server refused, our client is refused too. That it failed is no fault of the
+/// client's; and that our own request was not authorised there is not about the client's token.
+fn passed_on(remote: RemoteError) -> ApiError {
+    let status = match remote.status {
+        StatusCode::UNAUTHORIZED => StatusCode::BAD_GATEWAY,
+        status if status.is_client_error() => status,
+        _ => StatusCode::BAD_GATEWAY,
+    };
+    let code = remote.errcode.filter(|_| status.is_client_error());
+    let code = code.map_or(ErrorCode::Unknown, |code| ErrorCode::from(code.as_str()));
+    let message = format!("{}: {}", remote.server, remote.error);
+    let error = ApiError::new(status, code, message);
+    remote
+        .fields
+        .into_iter()
+        .fold(error, |error, (name, value)| error.with(&name, value))
 }

@@ -15,6 +15,7 @@ pub mod client;
 pub mod cors;
 pub mod error;
 pub mod extract;
+pub mod federation;
 pub mod limits;
 pub mod observe;
 pub mod operator;
@@ -38,6 +39,7 @@ pub fn router(state: AppState) -> Router {
 /// All endpoints.
 fn table() -> routes::Routes {
     client::routes()
+        .merge(federation::routes())
         .merge(operator::routes())
         .merge(wellknown::routes())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 use ipnet::IpNet;
 use resuni_accounts::Accounts;
+use resuni_federation::Federation;
 use resuni_rooms::Rooms;
 use resuni_sync::Sync;
 use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
@@ -61,6 +62,8 @@ pub struct AppState {
     pub accounts: Arc<Accounts>,
     /// All rooms.
     pub rooms: Arc<Rooms>,
+    /// Other servers; none where federation is switched off.
+    pub federation: Option<Arc<Federation>>,
     /// What devices have not seen yet.
     pub sync: Arc<Sync>,
     /// Who may ask how often.
@@ -81,6 +84,7 @@ part! {
     settings: Arc<Settings>,
     accounts: Arc<Accounts>,
     rooms: Arc<Rooms>,
+    federation: Option<Arc<Federation>>,
     sync: Arc<Sync>,
     limits: Arc<Limits>,
 }

@@ -87,7 +87,10 @@ impl Server {
             default_version: RoomVersionId::V12,
         };
         let rooms = Rooms::open(config, store, clock.clone()).await.unwrap();
-        let sync = Sync::new(Arc::clone(&rooms), Arc::clone(&accounts));
+        let sync = {
+            let typing = Arc::clone(rooms.typing());
+            Sync::new(Arc::clone(&rooms), Arc::clone(&accounts), typing)
+        };
         let mut settings = Settings {
             server_name,
             public_baseurl: None,
@@ -106,6 +109,7 @@ impl Server {
             settings: Arc::new(settings),
             accounts,
             rooms,
+            federation: None,
             sync,
             limits: Arc::new(Limits::new(false, clock)),
         };

@@ -40,11 +40,27 @@ pub struct MemberDetails {
     pub via: Vec<OwnedServerName>,
     /// `third_party_invite` of the member event (`third_party_signed` in the request).
     pub third_party_invite: Option<Value>,
+    /// Further keys of the content that the client wants there. What the server decides wins.
+    pub extra: Map<String, Value>,
 }
 
+/// Keys of a membership event that a client can't choose.
+const DECIDED_HERE: [&str; 7] = [
+    "membership",
+    "displayname",
+    "avatar_url",
+    "reason",
+    "is_direct",
+    "third_party_invite",
+    "join_authorised_via_users_server",
+];
+
 impl MemberDetails {
-    fn content(&self, membership: Membership) -> Map<String, Value> {
-        let mut content = self.profile.member_content(membership.as_str());
+    /// The content of the membership event.
+    pub fn content(&self, membership: Membership) -> Map<String, Value> {
+        let mut content = self.extra.clone();
+        content.retain(|key, _| !DECIDED_HERE.contains(&key.as_str()));
+        content.extend(self.profile.member_content(membership.as_str()));
         if let Some(reason) = &self.reason {
             content.insert("reason".into(), reason.as_str().into());
         }

@@ -31,7 +31,7 @@ pub struct Rooms {
     pub(crate) caches: Arc<Caches>,
     pub(crate) lanes: Lanes,
     pub(crate) directory: DirectoryOrder,
-    typing: Typing,
+    typing: Arc<Typing>,
     /// Bounds the threads that resolve states at a time.
     pub(crate) resolving: Arc<Semaphore>,
 }
@@ -47,7 +47,7 @@ impl Rooms {
         clock: SharedClock,
     ) -> Result<Arc<Self>, StoreError> {
         Ok(Arc::new(Self {
-            typing: Typing::new(clock.clone()),
+            typing: Arc::new(Typing::new(clock.clone())),
             directory: DirectoryOrder::default(),
             config,
             store,
@@ -74,7 +74,7 @@ impl Rooms {
     }
 
     /// Who types where.
-    pub fn typing(&self) -> &Typing {
+    pub fn typing(&self) -> &Arc<Typing> {
         &self.typing
     }
 

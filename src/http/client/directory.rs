@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use http::StatusCode;
+use resuni_federation::{Client, Federation, Terms};
 use resuni_rooms::{DirectoryQuery, RoomError, Rooms};
 use ruma::{
-    OwnedRoomAliasId, UInt,
+    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, UInt,
     api::{
         client::{
             alias::{create_alias, delete_alias, get_alias},
@@ -17,6 +18,12 @@ use ruma::{
             room::{Visibility, aliases},
         },
         error::ErrorCode,
+        federation::{
+            directory::{
+                get_public_rooms as remote_rooms, get_public_rooms_filtered as remote_search,
+            },
+            query::get_room_information,
+        },
     },
 };
 
@@ -41,15 +48,38 @@ pub fn routes() -> Routes {
         .with(Policy::CLIENT.public(), publish)
 }
 
-fn unknown() -> ApiError {
-    ApiError::not_found("There is no room of this alias.")
+/// The room that an alias points at, and servers that know it; an alias of another server is asked
+/// of it.
+pub async fn find_alias(
+    rooms: &Rooms,
+    federation: Option<&Federation>,
+    alias: &RoomAliasId,
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>), ApiError> {
+    let unknown = || ApiError::not_found("There is no room of this alias.");
+    if alias.server_name() == rooms.server_name() {
+        return rooms.resolve_alias(alias).await?.ok_or_else(unknown);
+    }
+    let request = get_room_information::v1::Request::new(alias.to_owned());
+    let client = &federation.ok_or_else(unknown)?.network.client;
+    match client
+        .send(alias.server_name(), request, Terms::ASKED)
+        .await
+    {
+        Ok(answer) => Ok((answer.room_id, answer.servers)),
+        // Whatever is wrong with that server: the alias leads nowhere.
+        Err(error) => {
+            tracing::debug!(%alias, %error, "an alias of another server");
+            Err(unknown())
+        }
+    }
 }
 
 async fn resolve(
     State(rooms): State<Arc<Rooms>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, .. }: Ruma<get_alias::v3::Request>,
 ) -> Answer<get_alias::v3::Response> {
-    let (room, servers) = rooms.resolve_alias(&body.room_alias).await?.ok_or_else(unknown)?;
+    let (room, servers) = find_alias(&rooms, federation.as_deref(), &body.room_alias).await?;
     Ok(Reply(get_alias::v3::Response::new(room, servers)))
 }
 
@@ -60,8 +90,13 @@ fn check_namespace(
     alias: &OwnedRoomAliasId,
 ) -> Result<(), ApiError> {
     let service = caller.appservice.as_deref();
-    if accounts.appservices().is_exclusive_alias(alias.as_str(), service) {
-        return Err(ApiError::exclusive("This alias is reserved for an application service."));
+    if accounts
+        .appservices()
+        .is_exclusive_alias(alias.as_str(), service)
+    {
+        return Err(ApiError::exclusive(
+            "This alias is reserved for an application service.",
+        ));
     }
     Ok(())
 }
@@ -72,12 +107,17 @@ async fn create(
     Ruma { body, caller, .. }: Ruma<create_alias::v3::Request>,
 ) -> Answer<create_alias::v3::Response> {
     check_namespace(&accounts, &caller, &body.room_alias)?;
-    match rooms.create_alias(&body.room_alias, &body.room_id, &caller.user_id).await {
+    match rooms
+        .create_alias(&body.room_alias, &body.room_id, &caller.user_id)
+        .await
+    {
         Ok(()) => Ok(Reply(create_alias::v3::Response::new())),
         // Here, other than in `/createRoom`, the spec has 409 without a code of its own.
-        Err(RoomError::InUse(message)) => {
-            Err(ApiError::new(StatusCode::CONFLICT, ErrorCode::Unknown, message))
-        }
+        Err(RoomError::InUse(message)) => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            ErrorCode::Unknown,
+            message,
+        )),
         Err(error) => Err(error.into()),
     }
 }
@@ -88,7 +128,9 @@ async fn delete(
     Ruma { body, caller, .. }: Ruma<delete_alias::v3::Request>,
 ) -> Answer<delete_alias::v3::Response> {
     check_namespace(&accounts, &caller, &body.room_alias)?;
-    rooms.delete_alias(&body.room_alias, &caller.user_id, caller.is_admin).await?;
+    rooms
+        .delete_alias(&body.room_alias, &caller.user_id, caller.is_admin)
+        .await?;
     Ok(Reply(delete_alias::v3::Response::new()))
 }
 
@@ -97,7 +139,10 @@ async fn list(
     Ruma { body, caller, .. }: Ruma<aliases::v3::Request>,
 ) -> Answer<aliases::v3::Response> {
     let found = rooms.aliases_for(&body.room_id, &caller.user_id).await?;
-    let found = found.into_iter().filter_map(|alias| alias.try_into().ok()).collect();
+    let found = found
+        .into_iter()
+        .filter_map(|alias| alias.try_into().ok())
+        .collect();
     Ok(Reply(aliases::v3::Response::new(found)))
 }
 
@@ -105,46 +150,64 @@ fn limit(asked: Option<UInt>) -> Option<usize> {
     asked.and_then(|limit| usize::try_from(u64::from(limit)).ok())
 }
 
-/// A page of this server's directory, or of another's.
-async fn page(
-    rooms: &Rooms,
-    server: Option<&ruma::ServerName>,
-    query: &DirectoryQuery,
-) -> Result<RawJson, ApiError> {
-    if server.is_some_and(|server| server != rooms.server_name()) {
-        return Err(ApiError::not_found("The directory of that server can't be read."));
-    }
+async fn page(rooms: &Rooms, query: &DirectoryQuery) -> Result<RawJson, ApiError> {
     let page = rooms.public_rooms(query).await?;
     let json = serde_json::to_vec(&page).map_err(ApiError::internal)?;
     Ok(RawJson(json.into()))
 }
 
+/// The client to ask another server for its directory with.
+fn elsewhere(federation: Option<&Federation>) -> Result<&Client, ApiError> {
+    let off = || ApiError::not_found("Federation is switched off.");
+    Ok(&federation.ok_or_else(off)?.network.client)
+}
+
 async fn public(
     State(rooms): State<Arc<Rooms>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, .. }: Ruma<get_public_rooms::v3::Request>,
 ) -> Result<RawJson, ApiError> {
+    if let Some(server) = body.server.filter(|server| server != rooms.server_name()) {
+        let mut request = remote_rooms::v1::Request::new();
+        (request.limit, request.since) = (body.limit, body.since);
+        let client = elsewhere(federation.as_deref())?;
+        let answer = client.answer(&server, request, Terms::ASKED).await?;
+        return Ok(RawJson(answer.body));
+    }
     let query = DirectoryQuery {
         limit: limit(body.limit),
         since: body.since,
         ..DirectoryQuery::default()
     };
-    page(&rooms, body.server.as_deref(), &query).await
+    page(&rooms, &query).await
 }
 
 async fn search(
     State(rooms): State<Arc<Rooms>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, .. }: Ruma<get_public_rooms_filtered::v3::Request>,
 ) -> Result<RawJson, ApiError> {
+    if let Some(server) = body.server.filter(|server| server != rooms.server_name()) {
+        let mut request = remote_search::v1::Request::new();
+        (request.limit, request.since) = (body.limit, body.since);
+        (request.filter, request.room_network) = (body.filter, body.room_network);
+        let client = elsewhere(federation.as_deref())?;
+        let answer = client.answer(&server, request, Terms::ASKED).await?;
+        return Ok(RawJson(answer.body));
+    }
     let types = &body.filter.room_types;
     let query = DirectoryQuery {
         limit: limit(body.limit),
         since: body.since,
         search: body.filter.generic_search_term,
         room_types: (!types.is_empty()).then(|| {
-            types.iter().map(|kind| kind.as_str().map(str::to_owned)).collect()
+            types
+                .iter()
+                .map(|kind| kind.as_str().map(str::to_owned))
+                .collect()
         }),
     };
-    page(&rooms, body.server.as_deref(), &query).await
+    page(&rooms, &query).await
 }
 
 async fn visibility(
@@ -164,6 +227,8 @@ async fn publish(
     Ruma { body, caller, .. }: Ruma<set_room_visibility::v3::Request>,
 ) -> Answer<set_room_visibility::v3::Response> {
     let published = body.visibility == Visibility::Public;
-    rooms.publish(&body.room_id, &caller.user_id, caller.is_admin, published).await?;
+    rooms
+        .publish(&body.room_id, &caller.user_id, caller.is_admin, published)
+        .await?;
     Ok(Reply(set_room_visibility::v3::Response::new()))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use bytes::Bytes;
 use resuni_accounts::{Accounts, Session};
+use resuni_federation::Federation;
 use resuni_rooms::{MemberDetails, Membership, Rooms, membership_of};
 use ruma::{
     OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId,
@@ -21,10 +22,14 @@ use ruma::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::rooms::{form, profile, profile_if_local, token, view, view_joined};
+use super::{
+    directory::find_alias,
+    remote::Remote,
+    rooms::{form, profile, profile_if_local, token, view, view_joined},
+};
 use crate::{
     error::ApiError,
-    extract::{Answer, Policy, RawJson, Reply, Ruma},
+    extract::{Answer, Policy, RawJson, Reply, Ruma, json_object},
     limits::Class,
     routes::Routes,
 };
@@ -41,8 +46,20 @@ const EVERY_MEMBERSHIP: [Membership; 5] = [
 pub fn routes() -> Routes {
     let joining = Policy::CLIENT.public().class(Class::Join);
     Routes::new()
-        .with(Policy { guests: true, ..joining }, join)
-        .with(Policy { guests: true, ..joining }, join_by_alias)
+        .with(
+            Policy {
+                guests: true,
+                ..joining
+            },
+            join,
+        )
+        .with(
+            Policy {
+                guests: true,
+                ..joining
+            },
+            join_by_alias,
+        )
         .with(joining, knock)
         .guest(leave)
         .on(forget)
@@ -63,21 +80,24 @@ async fn details(
     via: Vec<OwnedServerName>,
 ) -> Result<MemberDetails, ApiError> {
     let profile = profile(accounts, &caller.user_id).await?;
-    Ok(MemberDetails { profile, reason, via, ..MemberDetails::default() })
+    Ok(MemberDetails {
+        profile,
+        reason,
+        via,
+        ..MemberDetails::default()
+    })
 }
 
 fn third_party<T: Serialize>(signed: Option<T>) -> Result<Option<Value>, ApiError> {
-    let Some(signed) = signed else { return Ok(None) };
+    let Some(signed) = signed else {
+        return Ok(None);
+    };
     let signed = serde_json::to_value(signed).map_err(ApiError::internal)?;
     Ok(Some(Map::from_iter([("signed".to_owned(), signed)]).into()))
 }
 
 /// Client-Server API, "Guest Access": guests may only join where the room says so.
-pub async fn check_guest(
-    rooms: &Rooms,
-    caller: &Session,
-    room: &RoomId,
-) -> Result<(), ApiError> {
+pub async fn check_guest(rooms: &Rooms, caller: &Session, room: &RoomId) -> Result<(), ApiError> {
     if !caller.is_guest {
         return Ok(());
     }
@@ -86,7 +106,9 @@ pub async fn check_guest(
         None => None,
     };
     let content = access.and_then(|event| event.content_as::<Map<String, Value>>().ok());
-    let rule = content.as_ref().and_then(|content| content.get("guest_access"));
+    let rule = content
+        .as_ref()
+        .and_then(|content| content.get("guest_access"));
     if rule.and_then(Value::as_str) == Some("can_join") {
         Ok(())
     } else {
@@ -97,62 +119,110 @@ pub async fn check_guest(
 async fn join(
     State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
-    Ruma { body, caller, .. }: Ruma<join_room_by_id::v3::Request>,
+    State(federation): State<Option<Arc<Federation>>>,
+    Ruma {
+        body, caller, raw, ..
+    }: Ruma<join_room_by_id::v3::Request>,
 ) -> Answer<join_room_by_id::v3::Response> {
     check_guest(&rooms, &caller, &body.room_id).await?;
     let mut details = details(&accounts, &caller, body.reason, Vec::new()).await?;
     details.third_party_invite = third_party(body.third_party_signed)?;
-    rooms.join(&body.room_id, &caller.user_id, &details).await?;
+    details.extra = extra(&raw)?;
+    let remote = Remote {
+        rooms: &rooms,
+        federation: federation.as_deref(),
+    };
+    remote
+        .join(&body.room_id, &caller.user_id, &details)
+        .await?;
     Ok(Reply(join_room_by_id::v3::Response::new(body.room_id)))
 }
 
 async fn join_by_alias(
     State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
-    Ruma { body, caller, .. }: Ruma<join_room_by_id_or_alias::v3::Request>,
+    State(federation): State<Option<Arc<Federation>>>,
+    Ruma {
+        body, caller, raw, ..
+    }: Ruma<join_room_by_id_or_alias::v3::Request>,
 ) -> Answer<join_room_by_id_or_alias::v3::Response> {
-    let (room, via) = resolve(&rooms, body.room_id_or_alias, body.via).await?;
+    let (room, via) = resolve(
+        &rooms,
+        federation.as_deref(),
+        body.room_id_or_alias,
+        body.via,
+    )
+    .await?;
     check_guest(&rooms, &caller, &room).await?;
     let mut details = details(&accounts, &caller, body.reason, via).await?;
     details.third_party_invite = third_party(body.third_party_signed)?;
-    rooms.join(&room, &caller.user_id, &details).await?;
+    details.extra = extra(&raw)?;
+    let remote = Remote {
+        rooms: &rooms,
+        federation: federation.as_deref(),
+    };
+    remote.join(&room, &caller.user_id, &details).await?;
     Ok(Reply(join_room_by_id_or_alias::v3::Response::new(room)))
 }
 
 async fn knock(
     State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, caller, .. }: Ruma<knock_room::v3::Request>,
 ) -> Answer<knock_room::v3::Response> {
-    let (room, via) = resolve(&rooms, body.room_id_or_alias, body.via).await?;
+    let (room, via) = resolve(
+        &rooms,
+        federation.as_deref(),
+        body.room_id_or_alias,
+        body.via,
+    )
+    .await?;
     let details = details(&accounts, &caller, body.reason, via).await?;
-    rooms.knock(&room, &caller.user_id, &details).await?;
+    let remote = Remote {
+        rooms: &rooms,
+        federation: federation.as_deref(),
+    };
+    remote.knock(&room, &caller.user_id, &details).await?;
     Ok(Reply(knock_room::v3::Response::new(room)))
 }
 
 /// The room of an id or an alias, and servers that know it.
 async fn resolve(
     rooms: &Rooms,
+    federation: Option<&Federation>,
     name: OwnedRoomOrAliasId,
     mut via: Vec<OwnedServerName>,
 ) -> Result<(OwnedRoomId, Vec<OwnedServerName>), ApiError> {
     match OwnedRoomId::try_from(name) {
         Ok(room) => Ok((room, via)),
         Err(alias) => {
-            let found = rooms.resolve_alias(&alias).await?;
-            let (room, servers) =
-                found.ok_or_else(|| ApiError::not_found("There is no room of this alias."))?;
+            let (room, servers) = find_alias(rooms, federation, &alias).await?;
             via.extend(servers);
             Ok((room, via))
         }
     }
 }
 
+/// What else the client wants in its membership event.
+fn extra(raw: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    let mut extra = json_object(raw)?;
+    extra.remove("third_party_signed");
+    Ok(extra)
+}
+
 async fn leave(
     State(rooms): State<Arc<Rooms>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, caller, .. }: Ruma<leave_room::v3::Request>,
 ) -> Answer<leave_room::v3::Response> {
-    rooms.leave(&body.room_id, &caller.user_id, body.reason.as_deref()).await?;
+    let remote = Remote {
+        rooms: &rooms,
+        federation: federation.as_deref(),
+    };
+    remote
+        .leave(&body.room_id, &caller.user_id, body.reason.as_deref())
+        .await?;
     Ok(Reply(leave_room::v3::Response::new()))
 }
 
@@ -167,6 +237,7 @@ async fn forget(
 async fn invite(
     State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, caller, .. }: Ruma<invite_user::v3::Request>,
 ) -> Answer<invite_user::v3::Response> {
     let InvitationRecipient::UserId(target) = body.recipient else {
@@ -182,7 +253,13 @@ async fn invite(
         reason: target.reason,
         ..MemberDetails::default()
     };
-    rooms.invite(&body.room_id, &caller.user_id, &target.user_id, &details).await?;
+    let remote = Remote {
+        rooms: &rooms,
+        federation: federation.as_deref(),
+    };
+    remote
+        .invite(&body.room_id, &caller.user_id, &target.user_id, &details)
+        .await?;
     Ok(Reply(invite_user::v3::Response::new()))
 }
 
@@ -191,7 +268,9 @@ async fn kick(
     Ruma { body, caller, .. }: Ruma<kick_user::v3::Request>,
 ) -> Answer<kick_user::v3::Response> {
     let reason = body.reason.as_deref();
-    rooms.kick(&body.room_id, &caller.user_id, &body.user_id, reason).await?;
+    rooms
+        .kick(&body.room_id, &caller.user_id, &body.user_id, reason)
+        .await?;
     Ok(Reply(kick_user::v3::Response::new()))
 }
 
@@ -200,7 +279,9 @@ async fn ban(
     Ruma { body, caller, .. }: Ruma<ban_user::v3::Request>,
 ) -> Answer<ban_user::v3::Response> {
     let reason = body.reason.as_deref();
-    rooms.ban(&body.room_id, &caller.user_id, &body.user_id, reason).await?;
+    rooms
+        .ban(&body.room_id, &caller.user_id, &body.user_id, reason)
+        .await?;
     Ok(Reply(ban_user::v3::Response::new()))
 }
 
@@ -209,7 +290,9 @@ async fn unban(
     Ruma { body, caller, .. }: Ruma<unban_user::v3::Request>,
 ) -> Answer<unban_user::v3::Response> {
     let reason = body.reason.as_deref();
-    rooms.unban(&body.room_id, &caller.user_id, &body.user_id, reason).await?;
+    rooms
+        .unban(&body.room_id, &caller.user_id, &body.user_id, reason)
+        .await?;
     Ok(Reply(unban_user::v3::Response::new()))
 }
 
@@ -234,11 +317,18 @@ async fn members(
         state = view.state_at_position(token(at)?.position).await?;
     }
     let wanted = |name: &str| {
-        body.membership.as_ref().is_none_or(|wanted| wanted.as_str() == name)
-            && body.not_membership.as_ref().is_none_or(|unwanted| unwanted.as_str() != name)
+        body.membership
+            .as_ref()
+            .is_none_or(|wanted| wanted.as_str() == name)
+            && body
+                .not_membership
+                .as_ref()
+                .is_none_or(|unwanted| unwanted.as_str() != name)
     };
     let nums: Vec<_> = if body.at.is_none() && is_current {
-        let memberships = EVERY_MEMBERSHIP.into_iter().filter(|name| wanted(name.as_str()));
+        let memberships = EVERY_MEMBERSHIP
+            .into_iter()
+            .filter(|name| wanted(name.as_str()));
         let members = view.members(&memberships.collect::<Vec<_>>()).await?;
         members.into_iter().map(|(_, event)| event).collect()
     } else {
@@ -251,7 +341,10 @@ async fn members(
         nums
     };
     let events = view.state_json(&nums, &form(&rooms, &caller)).await?;
-    Ok(RawJson(Bytes::from(format!(r#"{{"chunk":[{}]}}"#, events.join(",")))))
+    Ok(RawJson(Bytes::from(format!(
+        r#"{{"chunk":[{}]}}"#,
+        events.join(",")
+    ))))
 }
 
 /// Who is joined, by their names and pictures. For members only.
@@ -265,12 +358,17 @@ async fn members_joined(
         let content: Map<String, Value> = event.content_as().unwrap_or_default();
         let text = |key: &str| content.get(key).filter(|value| value.is_string()).cloned();
         let mut member = Map::new();
-        for (name, key) in [("display_name", "displayname"), ("avatar_url", "avatar_url")] {
+        for (name, key) in [
+            ("display_name", "displayname"),
+            ("avatar_url", "avatar_url"),
+        ] {
             member.extend(text(key).map(|value| (name.to_owned(), value)));
         }
         if let Some(user) = event.state_key() {
             joined.insert(user.to_owned(), Value::Object(member));
         }
     }
-    Ok(RawJson::of(&Map::from_iter([("joined".to_owned(), Value::Object(joined))]).into()))
+    Ok(RawJson::of(
+        &Map::from_iter([("joined".to_owned(), Value::Object(joined))]).into(),
+    ))
 }

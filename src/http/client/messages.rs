@@ -5,15 +5,14 @@ use std::{collections::BTreeSet, sync::Arc};
 use axum::extract::State;
 use bytes::Bytes;
 use resuni_accounts::Session;
-use resuni_rooms::{Gaps, Page, PageQuery, Rooms, TimelineEvent, TimelineToken, Viewer};
+use resuni_federation::Federation;
+use resuni_rooms::{Gaps, Page, PageQuery, RoomView, Rooms, TimelineEvent, TimelineToken, Viewer};
 use resuni_store::{Direction, Position};
 use resuni_sync::filter;
 use ruma::api::{
     self,
     client::{
-        context::get_context,
-        filter::RoomEventFilter,
-        message::get_message_events,
+        context::get_context, filter::RoomEventFilter, message::get_message_events,
         room::get_room_event,
     },
 };
@@ -27,6 +26,8 @@ use crate::{
 
 /// The most events of one answer.
 const MOST: usize = 1_000;
+/// How often history is fetched for one page.
+const FETCHES: usize = 5;
 
 /// The table of this section.
 pub fn routes() -> Routes {
@@ -34,7 +35,9 @@ pub fn routes() -> Routes {
 }
 
 fn limit(asked: ruma::UInt) -> usize {
-    usize::try_from(u64::from(asked)).unwrap_or(MOST).clamp(1, MOST)
+    usize::try_from(u64::from(asked))
+        .unwrap_or(MOST)
+        .clamp(1, MOST)
 }
 
 /// The events of a page that the filter lets through.
@@ -43,17 +46,19 @@ async fn page(
     filter: &RoomEventFilter,
     query: PageQuery,
 ) -> Result<Page, ApiError> {
-    Ok(viewer.page(query, |event| filter::pdu(filter, &event.fields())).await?)
+    Ok(viewer
+        .page(query, |event| filter::pdu(filter, &event.fields()))
+        .await?)
 }
 
 async fn messages(
     State(rooms): State<Arc<Rooms>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, caller, .. }: Ruma<get_message_events::v3::Request>,
 ) -> Result<RawJson, ApiError> {
     let view = view(&rooms, &body.room_id).await?;
     // Members, former members, and everybody where the world may read; the rest hears nothing.
     view.readable_state(&caller.user_id).await?;
-    let mut viewer = view.viewer(&caller.user_id).await?;
     let dir = match body.dir {
         api::Direction::Backward => Direction::Backward,
         api::Direction::Forward => Direction::Forward,
@@ -64,8 +69,16 @@ async fn messages(
         (None, Direction::Forward) => TimelineToken::live(Position(0)),
     };
     let to = body.to.as_deref().map(token).transpose()?;
-    let query = PageQuery { from, to, dir, limit: limit(body.limit), gaps: Gaps::Pass };
-    let page = page(&mut viewer, &body.filter, query).await?;
+    let query = PageQuery {
+        from,
+        to,
+        dir,
+        limit: limit(body.limit),
+        gaps: Gaps::Stop,
+    };
+    let federation = federation.as_deref();
+    let (mut viewer, page) =
+        whole_page(&rooms, federation, &caller, view, &body.filter, query).await?;
 
     let chunk = viewer.list(&page.events, &form(&rooms, &caller)).await?;
     let mut out = format!(r#"{{"start":"{from}","chunk":{chunk}"#);
@@ -80,6 +93,43 @@ async fn messages(
     Ok(RawJson(Bytes::from(out)))
 }
 
+/// A page, with what is missing in it fetched from other servers as far as they have it.
+async fn whole_page(
+    rooms: &Rooms,
+    federation: Option<&Federation>,
+    caller: &Session,
+    mut view: RoomView,
+    filter: &RoomEventFilter,
+    mut query: PageQuery,
+) -> Result<(Viewer, Page), ApiError> {
+    for _ in 0..FETCHES {
+        let mut viewer = view.viewer(&caller.user_id).await?;
+        let page = page(&mut viewer, filter, query).await?;
+        let Some(gap) = page
+            .gap
+            .as_ref()
+            .filter(|_| page.events.len() < query.limit)
+        else {
+            return Ok((viewer, page));
+        };
+        let fetched = match federation {
+            Some(federation) => federation.fetcher.backfill(view.room_id(), gap).await,
+            None => Ok(0),
+        };
+        match fetched {
+            Ok(1..) => view = rooms.view_known(view.room_id()).await?,
+            Ok(0) => query.gaps = Gaps::Pass,
+            Err(error) => {
+                tracing::debug!(room = %view.room_id(), %error, "history can't be fetched");
+                query.gaps = Gaps::Pass;
+            }
+        }
+    }
+    let mut viewer = view.viewer(&caller.user_id).await?;
+    let page = page(&mut viewer, filter, query).await?;
+    Ok((viewer, page))
+}
+
 /// The member events of the senders of these events, as of the last of them ("Lazy-loading room
 /// members").
 async fn senders(
@@ -88,24 +138,37 @@ async fn senders(
     rooms: &Rooms,
     caller: &Session,
 ) -> Result<Vec<String>, ApiError> {
-    let Some(last) = events.iter().max_by_key(|event| event.token) else { return Ok(Vec::new()) };
-    let senders: BTreeSet<&str> = events.iter().map(|event| event.fields().sender_str()).collect();
+    let Some(last) = events.iter().max_by_key(|event| event.token) else {
+        return Ok(Vec::new());
+    };
+    let senders: BTreeSet<&str> = events
+        .iter()
+        .map(|event| event.fields().sender_str())
+        .collect();
     let state = viewer.view().state_at_snap(last.row.snap_before);
     let mut members = Vec::with_capacity(senders.len());
     for sender in senders {
         members.extend(state.num("m.room.member", sender).await?);
     }
-    Ok(viewer.view().state_json(&members, &form(rooms, caller)).await?)
+    Ok(viewer
+        .view()
+        .state_json(&members, &form(rooms, caller))
+        .await?)
 }
 
 async fn context(
     State(rooms): State<Arc<Rooms>>,
     Ruma { body, caller, .. }: Ruma<get_context::v3::Request>,
 ) -> Result<RawJson, ApiError> {
-    let (mut viewer, event) =
-        find(&rooms, &caller, &body.room_id, &body.event_id).await?;
+    let (mut viewer, event) = find(&rooms, &caller, &body.room_id, &body.event_id).await?;
     let limit = limit(body.limit);
-    let query = |from, dir, limit| PageQuery { from, to: None, dir, limit, gaps: Gaps::Pass };
+    let query = |from, dir, limit| PageQuery {
+        from,
+        to: None,
+        dir,
+        limit,
+        gaps: Gaps::Pass,
+    };
     let backward = query(event.before(), Direction::Backward, limit.div_ceil(2));
     let before = page(&mut viewer, &body.filter, backward).await?.events;
     let forward = query(event.token, Direction::Forward, limit / 2);
@@ -116,13 +179,24 @@ async fn context(
     let end = last.token;
     let form = form(&rooms, &caller);
     let state = if filter::lazy(&body.filter) {
-        let all: Vec<_> = before.iter().chain([&event]).chain(&after).cloned().collect();
+        let all: Vec<_> = before
+            .iter()
+            .chain([&event])
+            .chain(&after)
+            .cloned()
+            .collect();
         senders(&mut viewer, &all, &rooms, &caller).await?
     } else {
         let state = viewer.view().state_at(&last.event_id()).await?;
-        viewer.view().state_json(&state.nums().await?, &form).await?
+        viewer
+            .view()
+            .state_json(&state.nums().await?, &form)
+            .await?
     };
-    let (before, after) = (viewer.list(&before, &form).await?, viewer.list(&after, &form).await?);
+    let (before, after) = (
+        viewer.list(&before, &form).await?,
+        viewer.list(&after, &form).await?,
+    );
     let event = viewer.json(&event, &form).await?;
     Ok(RawJson(Bytes::from(format!(
         r#"{{"start":"{start}","end":"{end}","event":{event},"events_before":{before},"events_after":{after},"state":[{}]}}"#,
@@ -134,8 +208,7 @@ async fn event(
     State(rooms): State<Arc<Rooms>>,
     Ruma { body, caller, .. }: Ruma<get_room_event::v3::Request>,
 ) -> Result<RawJson, ApiError> {
-    let (mut viewer, event) =
-        find(&rooms, &caller, &body.room_id, &body.event_id).await?;
+    let (mut viewer, event) = find(&rooms, &caller, &body.room_id, &body.event_id).await?;
     let json = viewer.json(&event, &form(&rooms, &caller)).await?;
     Ok(RawJson(Bytes::from(json)))
 }
@@ -151,5 +224,9 @@ async fn find(
     let view = rooms.view(room).await?.ok_or_else(unknown)?;
     let mut viewer = view.viewer(&caller.user_id).await?;
     let event = view.timeline_event(event).await?.ok_or_else(unknown)?;
-    if viewer.sees(&event).await? { Ok((viewer, event)) } else { Err(unknown()) }
+    if viewer.sees(&event).await? {
+        Ok((viewer, event))
+    } else {
+        Err(unknown())
+    }
 }

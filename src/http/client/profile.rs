@@ -4,10 +4,15 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use resuni_accounts::{Accounts, Session};
+use resuni_federation::{Federation, Terms};
+use resuni_rooms::Rooms;
 use ruma::{
     UserId,
-    api::client::profile::{
-        delete_profile_field, get_profile, get_profile_field, set_profile_field,
+    api::{
+        client::profile::{
+            delete_profile_field, get_profile, get_profile_field, set_profile_field,
+        },
+        federation::query::get_profile_information,
     },
     profile::{ProfileFieldName, ProfileFieldValue},
 };
@@ -32,35 +37,47 @@ fn unknown() -> ApiError {
     ApiError::not_found("There is no such user or no such field in the profile.")
 }
 
-async fn profile(accounts: &Accounts, user: &UserId) -> Result<Map<String, Value>, ApiError> {
-    if user.server_name() != accounts.server_name() {
-        return Err(unknown());
+/// The profile, or one field of it; a stranger's is asked of their server.
+async fn profile(
+    accounts: &Accounts,
+    federation: Option<&Federation>,
+    user: &UserId,
+    field: Option<&ProfileFieldName>,
+) -> Result<Map<String, Value>, ApiError> {
+    if user.server_name() == accounts.server_name() {
+        let profile = accounts
+            .profile(user.localpart())
+            .await?
+            .ok_or_else(unknown)?;
+        return Ok(profile.into_iter().collect());
     }
-    let profile = accounts
-        .profile(user.localpart())
-        .await?
-        .ok_or_else(unknown)?;
-    Ok(profile.into_iter().collect())
+    let client = &federation.ok_or_else(unknown)?.network.client;
+    let mut request = get_profile_information::v1::Request::new(user.to_owned());
+    request.field = field.cloned();
+    let answer = client
+        .answer(user.server_name(), request, Terms::ASKED)
+        .await?;
+    serde_json::from_slice(&answer.body).map_err(|_| unknown())
 }
 
 async fn all(
     State(accounts): State<Arc<Accounts>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, .. }: Ruma<get_profile::v3::Request>,
 ) -> Result<RawJson, ApiError> {
-    let profile = profile(&accounts, &body.user_id).await?;
+    let profile = profile(&accounts, federation.as_deref(), &body.user_id, None).await?;
     Ok(RawJson::of(&Value::Object(profile)))
 }
 
 async fn one(
     State(accounts): State<Arc<Accounts>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, .. }: Ruma<get_profile_field::v3::Request>,
 ) -> Answer<get_profile_field::v3::Response> {
-    let field = body.field.as_str();
-    let value = profile(&accounts, &body.user_id)
-        .await?
-        .remove(field)
-        .ok_or_else(unknown)?;
-    let value = ProfileFieldValue::new(field, value).map_err(ApiError::internal)?;
+    let field = &body.field;
+    let mut profile = profile(&accounts, federation.as_deref(), &body.user_id, Some(field)).await?;
+    let value = profile.remove(field.as_str()).ok_or_else(unknown)?;
+    let value = ProfileFieldValue::new(field.as_str(), value).map_err(ApiError::internal)?;
     Ok(Reply(get_profile_field::v3::Response::new(value)))
 }
 
@@ -77,8 +94,27 @@ fn check(caller: &Session, user: &UserId, field: &ProfileFieldName) -> Result<()
     Ok(())
 }
 
+/// Names and pictures stand in the membership events too (Client-Server API, "Events on Change of
+/// Profile Information").
+async fn bring_to_rooms(
+    accounts: &Accounts,
+    rooms: &Rooms,
+    caller: &Session,
+    field: &ProfileFieldName,
+) -> Result<(), ApiError> {
+    if matches!(
+        field,
+        ProfileFieldName::DisplayName | ProfileFieldName::AvatarUrl
+    ) {
+        let profile = super::rooms::profile(accounts, &caller.user_id).await?;
+        rooms.propagate_profile(&caller.user_id, &profile).await?;
+    }
+    Ok(())
+}
+
 async fn set(
     State(accounts): State<Arc<Accounts>>,
+    State(rooms): State<Arc<Rooms>>,
     Ruma { body, caller, .. }: Ruma<set_profile_field::v3::Request>,
 ) -> Answer<set_profile_field::v3::Response> {
     let field = body.value.field_name();
@@ -87,16 +123,19 @@ async fn set(
     accounts
         .set_profile_field(caller.account, field.as_str(), value)
         .await?;
+    bring_to_rooms(&accounts, &rooms, &caller, &field).await?;
     Ok(Reply(set_profile_field::v3::Response::new()))
 }
 
 async fn delete(
     State(accounts): State<Arc<Accounts>>,
+    State(rooms): State<Arc<Rooms>>,
     Ruma { body, caller, .. }: Ruma<delete_profile_field::v3::Request>,
 ) -> Answer<delete_profile_field::v3::Response> {
     check(&caller, &body.user_id, &body.field)?;
     accounts
         .delete_profile_field(caller.account, body.field.as_str())
         .await?;
+    bring_to_rooms(&accounts, &rooms, &caller, &body.field).await?;
     Ok(Reply(delete_profile_field::v3::Response::new()))
 }

@@ -24,7 +24,10 @@ use crate::{
 
 /// The table of this section.
 pub fn routes() -> Routes {
-    Routes::new().on(receipt).on(markers).with(Policy::CLIENT.public(), typing)
+    Routes::new()
+        .on(receipt)
+        .on(markers)
+        .with(Policy::CLIENT.public(), typing)
 }
 
 /// The marker is the reader's own: nobody else sees it. It may only be set in a room they are in.
@@ -36,7 +39,9 @@ async fn fully_read(
     event: &EventId,
 ) -> Result<(), ApiError> {
     view_joined(rooms, room, &caller.user_id).await?;
-    Ok(accounts.set_fully_read(caller.account, room.as_str(), event).await?)
+    Ok(accounts
+        .set_fully_read(caller.account, room.as_str(), event)
+        .await?)
 }
 
 async fn receipt(
@@ -50,14 +55,18 @@ async fn receipt(
         ReceiptType::ReadPrivate => ReceiptKind::ReadPrivate,
         ReceiptType::FullyRead => {
             if body.thread.as_str().is_some() {
-                return Err(ApiError::invalid_param("The marker of a room belongs to no thread."));
+                return Err(ApiError::invalid_param(
+                    "The marker of a room belongs to no thread.",
+                ));
             }
             fully_read(&accounts, &rooms, &caller, room, event).await?;
             return Ok(Reply(create_receipt::v3::Response::new()));
         }
         _ => return Err(ApiError::invalid_param("There is no such type of receipt.")),
     };
-    rooms.set_receipt(room, &caller.user_id, kind, body.thread.as_str(), event).await?;
+    rooms
+        .set_receipt(room, &caller.user_id, kind, body.thread.as_str(), event)
+        .await?;
     Ok(Reply(create_receipt::v3::Response::new()))
 }
 
@@ -71,10 +80,14 @@ async fn markers(
         fully_read(&accounts, &rooms, &caller, room, event).await?;
     }
     if let Some(event) = &body.read_receipt {
-        rooms.set_receipt(room, user, ReceiptKind::Read, None, event).await?;
+        rooms
+            .set_receipt(room, user, ReceiptKind::Read, None, event)
+            .await?;
     }
     if let Some(event) = &body.private_read_receipt {
-        rooms.set_receipt(room, user, ReceiptKind::ReadPrivate, None, event).await?;
+        rooms
+            .set_receipt(room, user, ReceiptKind::ReadPrivate, None, event)
+            .await?;
     }
     Ok(Reply(set_read_marker::v3::Response::new()))
 }

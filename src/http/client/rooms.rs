@@ -24,7 +24,11 @@ pub async fn view_joined(
     user: &UserId,
 ) -> Result<RoomView, ApiError> {
     let view = view(rooms, room).await?;
-    if view.joined(user).await? { Ok(view) } else { Err(not_in_room()) }
+    if view.joined(user).await? {
+        Ok(view)
+    } else {
+        Err(not_in_room())
+    }
 }
 
 /// How this caller gets events.
@@ -38,12 +42,18 @@ pub fn form<'a>(rooms: &Rooms, caller: &'a Session) -> Form<'a> {
 
 /// What a membership event says about one of our users.
 pub async fn profile(accounts: &Accounts, user: &UserId) -> Result<MemberProfile, ApiError> {
-    let mut profile = accounts.profile(user.localpart()).await?.unwrap_or_default();
+    let mut profile = accounts
+        .profile(user.localpart())
+        .await?
+        .unwrap_or_default();
     let mut text = |key| match profile.remove(key) {
         Some(serde_json::Value::String(text)) => Some(text),
         _ => None,
     };
-    Ok(MemberProfile { displayname: text("displayname"), avatar_url: text("avatar_url") })
+    Ok(MemberProfile {
+        displayname: text("displayname"),
+        avatar_url: text("avatar_url"),
+    })
 }
 
 /// The profile of a user of this server, or none of another one: their server adds it.
@@ -60,5 +70,6 @@ pub async fn profile_if_local(
 
 /// A pagination token that a client sends.
 pub fn token(text: &str) -> Result<TimelineToken, ApiError> {
-    text.parse().map_err(|_| ApiError::invalid_param("This is not a pagination token."))
+    text.parse()
+        .map_err(|_| ApiError::invalid_param("This is not a pagination token."))
 }

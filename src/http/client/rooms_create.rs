@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::extract::State;
 use resuni_accounts::Accounts;
-use resuni_rooms::{CreateRoom, InitialState, Preset, Rooms};
+use resuni_federation::Federation;
+use resuni_rooms::{CreateRoom, InitialState, MemberDetails, Preset, Rooms};
 use ruma::{
     api::client::room::{
         Visibility,
@@ -15,7 +16,7 @@ use ruma::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use super::rooms::profile;
+use super::{remote::Remote, rooms::profile};
 use crate::{
     error::ApiError,
     extract::{Answer, Policy, Reply, Ruma},
@@ -31,11 +32,13 @@ pub fn routes() -> Routes {
 async fn create(
     State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, caller, .. }: Ruma<create_room::v3::Request>,
 ) -> Answer<create_room::v3::Response> {
+    let own = rooms.server_name();
     let mut invite_profiles = BTreeMap::new();
     for user in &body.invite {
-        if user.server_name() == rooms.server_name() {
+        if user.server_name() == own {
             invite_profiles.insert(user.clone(), profile(&accounts, user).await?);
         }
     }
@@ -44,7 +47,28 @@ async fn create(
         invite_profiles,
         ..translate(body)?
     };
+    let is_direct = request.is_direct;
+    let far: Vec<_> = request
+        .invite
+        .iter()
+        .filter(|user| user.server_name() != own)
+        .cloned()
+        .collect();
     let room = rooms.create(&caller.user_id, request).await?;
+    // The room exists now, whatever their servers say: who is missing can be invited again.
+    let remote = Remote {
+        rooms: &rooms,
+        federation: federation.as_deref(),
+    };
+    let details = MemberDetails {
+        is_direct,
+        ..MemberDetails::default()
+    };
+    for user in far {
+        if let Err(error) = remote.invite(&room, &caller.user_id, &user, &details).await {
+            tracing::info!(%room, %user, ?error, "an invite to a new room failed");
+        }
+    }
     Ok(Reply(create_room::v3::Response::new(room)))
 }
 
@@ -67,7 +91,11 @@ fn translate(body: create_room::v3::Request) -> Result<CreateRoom, ApiError> {
         invite: body.invite,
         room_version: body.room_version.map(|version| version.to_string()),
         creation_content: object(body.creation_content.as_ref())?,
-        initial_state: body.initial_state.iter().map(initial_state).collect::<Result<_, _>>()?,
+        initial_state: body
+            .initial_state
+            .iter()
+            .map(initial_state)
+            .collect::<Result<_, _>>()?,
         preset,
         is_direct: body.is_direct,
         power_level_content_override: object(body.power_level_content_override.as_ref())?,
@@ -88,8 +116,16 @@ fn initial_state<T>(raw: &Raw<T>) -> Result<InitialState, ApiError> {
         state_key: String,
         content: Map<String, Value>,
     }
-    let Event { kind, state_key, content } = parse(raw)?;
-    Ok(InitialState { kind, state_key, content })
+    let Event {
+        kind,
+        state_key,
+        content,
+    } = parse(raw)?;
+    Ok(InitialState {
+        kind,
+        state_key,
+        content,
+    })
 }
 
 fn parse<T, U: DeserializeOwned>(raw: &Raw<T>) -> Result<U, ApiError> {

@@ -7,9 +7,7 @@ use resuni_accounts::Session;
 use resuni_rooms::{NewEvent, Rooms, TxnKey};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedEventId, TransactionId,
-    api::client::{
-        message::send_message_event, redact::redact_event, state::send_state_event,
-    },
+    api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
     serde::Raw,
 };
 use serde::Deserialize;
@@ -47,12 +45,17 @@ fn transaction(caller: &Session, txn: &TransactionId) -> TxnKey {
         (None, Some(service)) => format!("\u{0}{}", service.id()),
         (None, None) => String::new(),
     };
-    TxnKey { device, txn: txn.to_string() }
+    TxnKey {
+        device,
+        txn: txn.to_string(),
+    }
 }
 
 /// Only application services choose the time of what they send ("Timestamp massaging").
 fn timestamp(caller: &Session, asked: Option<MilliSecondsSinceUnixEpoch>) -> Option<u64> {
-    asked.filter(|_| caller.appservice.is_some()).map(|time| time.get().into())
+    asked
+        .filter(|_| caller.appservice.is_some())
+        .map(|time| time.get().into())
 }
 
 /// The content, which has to be an object.
@@ -72,12 +75,18 @@ async fn message(
     let content = content(body.body)?;
     let kind = body.event_type.to_string();
     let event = NewEvent {
-        redacts: if kind == "m.room.redaction" { redacts(&content)? } else { None },
+        redacts: if kind == "m.room.redaction" {
+            redacts(&content)?
+        } else {
+            None
+        },
         timestamp: timestamp(&caller, body.timestamp),
         ..NewEvent::message(kind, content)
     };
     let txn = transaction(&caller, &body.txn_id);
-    let id = rooms.send(&body.room_id, &caller.user_id, event, Some(txn)).await?;
+    let id = rooms
+        .send(&body.room_id, &caller.user_id, event, Some(txn))
+        .await?;
     Ok(Reply(send_message_event::v3::Response::new(id)))
 }
 
@@ -110,7 +119,9 @@ async fn state(
         timestamp: timestamp(&caller, body.timestamp),
         ..NewEvent::state(kind, body.state_key, content)
     };
-    let id = rooms.send(&body.room_id, &caller.user_id, event, None).await?;
+    let id = rooms
+        .send(&body.room_id, &caller.user_id, event, None)
+        .await?;
     Ok(Reply(send_state_event::v3::Response::new(id)))
 }
 
@@ -128,6 +139,8 @@ async fn redact(
         ..NewEvent::message("m.room.redaction", content)
     };
     let txn = transaction(&caller, &body.txn_id);
-    let id = rooms.send(&body.room_id, &caller.user_id, event, Some(txn)).await?;
+    let id = rooms
+        .send(&body.room_id, &caller.user_id, event, Some(txn))
+        .await?;
     Ok(Reply(redact_event::v3::Response::new(id)))
 }

@@ -26,7 +26,10 @@ pub fn routes() -> Routes {
         "/_matrix/client/v3/rooms/{room_id}/state/{event_type}",
         "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/",
     ];
-    Routes::new().guest(all).guest(one).at(&without_key, Policy::GUEST, one)
+    Routes::new()
+        .guest(all)
+        .guest(one)
+        .at(&without_key, Policy::GUEST, one)
 }
 
 async fn all(
@@ -35,7 +38,9 @@ async fn all(
 ) -> Result<RawJson, ApiError> {
     let view = view(&rooms, &body.room_id).await?;
     let state = view.readable_state(&caller.user_id).await?;
-    let events = view.state_json(&state.nums().await?, &form(&rooms, &caller)).await?;
+    let events = view
+        .state_json(&state.nums().await?, &form(&rooms, &caller))
+        .await?;
     Ok(RawJson(Bytes::from(format!("[{}]", events.join(",")))))
 }
 
@@ -46,9 +51,16 @@ async fn one(
     let view = view(&rooms, &body.room_id).await?;
     let state = view.readable_state(&caller.user_id).await?;
     let unknown = || ApiError::not_found("There is no such state in this room.");
-    let num = state.num(&body.event_type.to_string(), &body.state_key).await?;
+    let num = state
+        .num(&body.event_type.to_string(), &body.state_key)
+        .await?;
     let num = num.ok_or_else(unknown)?;
-    let shown = view.shown(&[num]).await?.into_iter().next().ok_or_else(unknown)?;
+    let shown = view
+        .shown(&[num])
+        .await?
+        .into_iter()
+        .next()
+        .ok_or_else(unknown)?;
     let json = match body.format {
         StateEventFormat::Event => view.shown_json(&shown, &form(&rooms, &caller)),
         _ => shown.pdu.content().get().to_owned(),

@@ -53,7 +53,10 @@ async fn filter(
         Some(Filter::FilterId(id)) => {
             let unknown = || ApiError::invalid_param("You have no such filter.");
             let number = id.parse().map_err(|_| unknown())?;
-            let filter = accounts.filter(caller.account, number).await?.ok_or_else(unknown)?;
+            let filter = accounts
+                .filter(caller.account, number)
+                .await?
+                .ok_or_else(unknown)?;
             Ok(Arc::unwrap_or_clone(filter))
         }
         Some(_) => Err(ApiError::invalid_param("This is not a filter.")),

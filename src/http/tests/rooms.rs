@@ -7,11 +7,21 @@ use super::Server;
 
 impl Server {
     async fn create(&self, token: &str, body: Value) -> String {
-        let got = self.post("/_matrix/client/v3/createRoom", token, body).await.ok();
+        let got = self
+            .post("/_matrix/client/v3/createRoom", token, body)
+            .await
+            .ok();
         got["room_id"].as_str().unwrap().to_owned()
     }
 
-    async fn in_room(&self, method: Method, room: &str, path: &str, token: &str, body: Value) -> super::Got {
+    async fn in_room(
+        &self,
+        method: Method,
+        room: &str,
+        path: &str,
+        token: &str,
+        body: Value,
+    ) -> super::Got {
         let path = format!("/_matrix/client/v3/rooms/{room}/{path}");
         self.ask(method, &path, Some(token), body).await
     }
@@ -19,7 +29,10 @@ impl Server {
     async fn say(&self, room: &str, token: &str, txn: &str, text: &str) -> String {
         let body = json!({ "msgtype": "m.text", "body": text });
         let path = format!("send/m.room.message/{txn}");
-        let got = self.in_room(Method::PUT, room, &path, token, body).await.ok();
+        let got = self
+            .in_room(Method::PUT, room, &path, token, body)
+            .await
+            .ok();
         got["event_id"].as_str().unwrap().to_owned()
     }
 }
@@ -28,39 +41,121 @@ impl Server {
 async fn a_room_from_its_creation_to_its_end() {
     let server = Server::start().await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
-    let room = server.create(&alice, json!({ "preset": "public_chat", "name": "Tea", "room_alias_name": "tea" })).await;
+    let room = server
+        .create(
+            &alice,
+            json!({ "preset": "public_chat", "name": "Tea", "room_alias_name": "tea" }),
+        )
+        .await;
 
-    let bobs = server.in_room(Method::GET, &room, "state", &bob, Value::Null).await;
+    let bobs = server
+        .in_room(Method::GET, &room, "state", &bob, Value::Null)
+        .await;
     bobs.fails(403, "M_FORBIDDEN");
-    let joined = server.post("/_matrix/client/v3/join/%23tea:example.org", &bob, json!({})).await.ok();
+    let joined = server
+        .post(
+            "/_matrix/client/v3/join/%23tea:example.org",
+            &bob,
+            json!({}),
+        )
+        .await
+        .ok();
     assert_eq!(joined["room_id"], json!(room));
-    let rooms = server.get("/_matrix/client/v3/joined_rooms", &bob).await.ok();
+    let rooms = server
+        .get("/_matrix/client/v3/joined_rooms", &bob)
+        .await
+        .ok();
     assert_eq!(rooms["joined_rooms"], json!([room]));
 
     let first = server.say(&room, &alice, "1", "hello").await;
-    assert_eq!(server.say(&room, &alice, "1", "hello").await, first, "a transaction is done once");
-    let name = server.in_room(Method::GET, &room, "state/m.room.name", &bob, Value::Null).await.ok();
+    assert_eq!(
+        server.say(&room, &alice, "1", "hello").await,
+        first,
+        "a transaction is done once"
+    );
+    let name = server
+        .in_room(Method::GET, &room, "state/m.room.name", &bob, Value::Null)
+        .await
+        .ok();
     assert_eq!(name, json!({ "name": "Tea" }));
-    let name = server.in_room(Method::GET, &room, "state/m.room.name/?format=event", &bob, Value::Null).await.ok();
-    assert_eq!((&name["type"], &name["state_key"]), (&json!("m.room.name"), &json!("")));
-    let none = server.in_room(Method::GET, &room, "state/m.room.topic", &bob, Value::Null).await;
+    let name = server
+        .in_room(
+            Method::GET,
+            &room,
+            "state/m.room.name/?format=event",
+            &bob,
+            Value::Null,
+        )
+        .await
+        .ok();
+    assert_eq!(
+        (&name["type"], &name["state_key"]),
+        (&json!("m.room.name"), &json!(""))
+    );
+    let none = server
+        .in_room(Method::GET, &room, "state/m.room.topic", &bob, Value::Null)
+        .await;
     none.fails(404, "M_NOT_FOUND");
 
-    let members = server.in_room(Method::GET, &room, "members?membership=join", &bob, Value::Null).await.ok();
+    let members = server
+        .in_room(
+            Method::GET,
+            &room,
+            "members?membership=join",
+            &bob,
+            Value::Null,
+        )
+        .await
+        .ok();
     assert_eq!(members["chunk"].as_array().unwrap().len(), 2);
-    let members = server.in_room(Method::GET, &room, "joined_members", &bob, Value::Null).await.ok();
+    let members = server
+        .in_room(Method::GET, &room, "joined_members", &bob, Value::Null)
+        .await
+        .ok();
     assert!(members["joined"]["@alice:example.org"].is_object());
 
     let path = format!("redact/{first}/2");
-    server.in_room(Method::PUT, &room, &path, &alice, json!({ "reason": "typo" })).await.ok();
-    let event = server.in_room(Method::GET, &room, &format!("event/{first}"), &bob, Value::Null).await.ok();
+    server
+        .in_room(
+            Method::PUT,
+            &room,
+            &path,
+            &alice,
+            json!({ "reason": "typo" }),
+        )
+        .await
+        .ok();
+    let event = server
+        .in_room(
+            Method::GET,
+            &room,
+            &format!("event/{first}"),
+            &bob,
+            Value::Null,
+        )
+        .await
+        .ok();
     assert_eq!(event["content"], json!({}));
-    assert_eq!(event["unsigned"]["redacted_because"]["content"]["reason"], "typo");
+    assert_eq!(
+        event["unsigned"]["redacted_because"]["content"]["reason"],
+        "typo"
+    );
 
-    server.in_room(Method::POST, &room, "leave", &bob, json!({})).await.ok();
-    server.in_room(Method::POST, &room, "forget", &alice, json!({})).await.fails(400, "M_UNKNOWN");
-    server.in_room(Method::POST, &room, "forget", &bob, json!({})).await.ok();
-    let gone = server.in_room(Method::GET, &room, "members", &bob, Value::Null).await;
+    server
+        .in_room(Method::POST, &room, "leave", &bob, json!({}))
+        .await
+        .ok();
+    server
+        .in_room(Method::POST, &room, "forget", &alice, json!({}))
+        .await
+        .fails(400, "M_UNKNOWN");
+    server
+        .in_room(Method::POST, &room, "forget", &bob, json!({}))
+        .await
+        .ok();
+    let gone = server
+        .in_room(Method::GET, &room, "members", &bob, Value::Null)
+        .await;
     assert_ne!(gone.status.as_u16(), 200);
 }
 
@@ -72,10 +167,28 @@ async fn what_is_no_event_or_too_large_is_refused() {
     let send = |body: Value| server.in_room(Method::PUT, &room, "send/m.x/1", &alice, body);
     send(json!({ "body": 1.5 })).await.fails(400, "M_BAD_JSON");
     send(json!([])).await.fails(400, "M_BAD_JSON");
-    send(json!({ "body": "x".repeat(70_000) })).await.fails(413, "M_TOO_LARGE");
-    let state = server.in_room(Method::PUT, &room, "state/m.x", &alice, json!({ "body": "x".repeat(70_000) })).await;
+    send(json!({ "body": "x".repeat(70_000) }))
+        .await
+        .fails(413, "M_TOO_LARGE");
+    let state = server
+        .in_room(
+            Method::PUT,
+            &room,
+            "state/m.x",
+            &alice,
+            json!({ "body": "x".repeat(70_000) }),
+        )
+        .await;
     state.fails(413, "M_TOO_LARGE");
-    let elsewhere = server.in_room(Method::PUT, "!none:example.org", "send/m.x/1", &alice, json!({})).await;
+    let elsewhere = server
+        .in_room(
+            Method::PUT,
+            "!none:example.org",
+            "send/m.x/1",
+            &alice,
+            json!({}),
+        )
+        .await;
     elsewhere.fails(404, "M_NOT_FOUND");
 }
 
@@ -84,11 +197,19 @@ async fn creations_that_are_refused() {
     let server = Server::start().await;
     let alice = server.user("alice").await;
     let create = |body: Value| server.post("/_matrix/client/v3/createRoom", &alice, body);
-    create(json!({ "name": ["a"] })).await.fails(400, "M_BAD_JSON");
-    create(json!({ "room_version": 1 })).await.fails(400, "M_BAD_JSON");
-    create(json!({ "room_version": "ahfgwjyerhgiuveisbruvybseyrugvi" })).await.fails(400, "M_UNSUPPORTED_ROOM_VERSION");
+    create(json!({ "name": ["a"] }))
+        .await
+        .fails(400, "M_BAD_JSON");
+    create(json!({ "room_version": 1 }))
+        .await
+        .fails(400, "M_BAD_JSON");
+    create(json!({ "room_version": "ahfgwjyerhgiuveisbruvybseyrugvi" }))
+        .await
+        .fails(400, "M_UNSUPPORTED_ROOM_VERSION");
     create(json!({ "room_alias_name": "a" })).await.ok();
-    create(json!({ "room_alias_name": "a" })).await.fails(400, "M_ROOM_IN_USE");
+    create(json!({ "room_alias_name": "a" }))
+        .await
+        .fails(400, "M_ROOM_IN_USE");
 }
 
 #[tokio::test]
@@ -98,18 +219,39 @@ async fn history_both_ways_and_around_an_event() {
     let room = server.create(&alice, json!({})).await;
     let mut ids = Vec::new();
     for n in 0..7 {
-        ids.push(server.say(&room, &alice, &n.to_string(), &n.to_string()).await);
+        ids.push(
+            server
+                .say(&room, &alice, &n.to_string(), &n.to_string())
+                .await,
+        );
     }
     let page = |query: String| {
         let (server, room, alice) = (&server, &room, &alice);
-        async move { server.in_room(Method::GET, room, &format!("messages?{query}"), alice, Value::Null).await.ok() }
+        async move {
+            server
+                .in_room(
+                    Method::GET,
+                    room,
+                    &format!("messages?{query}"),
+                    alice,
+                    Value::Null,
+                )
+                .await
+                .ok()
+        }
     };
     let said = |page: &Value| -> Vec<String> {
         let chunk = page["chunk"].as_array().unwrap();
-        chunk.iter().map(|event| event["event_id"].as_str().unwrap().to_owned()).collect()
+        chunk
+            .iter()
+            .map(|event| event["event_id"].as_str().unwrap().to_owned())
+            .collect()
     };
     let newest = page("dir=b&limit=3".into()).await;
-    assert_eq!(said(&newest), [ids[6].clone(), ids[5].clone(), ids[4].clone()]);
+    assert_eq!(
+        said(&newest),
+        [ids[6].clone(), ids[5].clone(), ids[4].clone()]
+    );
     let end = newest["end"].as_str().unwrap();
     let older = page(format!("dir=b&limit=2&from={end}")).await;
     assert_eq!(said(&older), [ids[3].clone(), ids[2].clone()]);
@@ -123,7 +265,10 @@ async fn history_both_ways_and_around_an_event() {
     assert_eq!(lazy["state"][0]["state_key"], "@alice:example.org");
 
     let around = format!("context/{}?limit=2", ids[3]);
-    let around = server.in_room(Method::GET, &room, &around, &alice, Value::Null).await.ok();
+    let around = server
+        .in_room(Method::GET, &room, &around, &alice, Value::Null)
+        .await
+        .ok();
     assert_eq!(around["event"]["event_id"], json!(ids[3]));
     assert_eq!(around["events_before"][0]["event_id"], json!(ids[2]));
     assert_eq!(around["events_after"][0]["event_id"], json!(ids[4]));
@@ -137,17 +282,32 @@ async fn history_both_ways_and_around_an_event() {
 async fn a_stranger_learns_nothing_of_a_private_room() {
     let server = Server::start().await;
     let (alice, eve) = (server.user("alice").await, server.user("eve").await);
-    let room = server.create(&alice, json!({ "preset": "private_chat" })).await;
+    let room = server
+        .create(&alice, json!({ "preset": "private_chat" }))
+        .await;
     let event = server.say(&room, &alice, "1", "secret").await;
-    let reads = ["state", "state/m.room.create", "members", "joined_members", "messages?dir=b", "aliases"];
+    let reads = [
+        "state",
+        "state/m.room.create",
+        "members",
+        "joined_members",
+        "messages?dir=b",
+        "aliases",
+    ];
     for path in reads {
-        let there = server.in_room(Method::GET, &room, path, &eve, Value::Null).await;
+        let there = server
+            .in_room(Method::GET, &room, path, &eve, Value::Null)
+            .await;
         there.fails(403, "M_FORBIDDEN");
     }
     for path in [format!("event/{event}"), format!("context/{event}")] {
-        let there = server.in_room(Method::GET, &room, &path, &eve, Value::Null).await;
+        let there = server
+            .in_room(Method::GET, &room, &path, &eve, Value::Null)
+            .await;
         there.fails(404, "M_NOT_FOUND");
-        let nowhere = server.in_room(Method::GET, "!none:example.org", &path, &eve, Value::Null).await;
+        let nowhere = server
+            .in_room(Method::GET, "!none:example.org", &path, &eve, Value::Null)
+            .await;
         assert_eq!((nowhere.status, nowhere.body), (there.status, there.body));
     }
 }
@@ -156,15 +316,30 @@ async fn a_stranger_learns_nothing_of_a_private_room() {
 async fn guests_enter_only_where_the_room_lets_them() {
     let server = Server::start().await;
     let alice = server.user("alice").await;
-    let guest = server.ask(Method::POST, "/_matrix/client/v3/register?kind=guest", None, json!({})).await.ok();
+    let guest = server
+        .ask(
+            Method::POST,
+            "/_matrix/client/v3/register?kind=guest",
+            None,
+            json!({}),
+        )
+        .await
+        .ok();
     let guest = guest["access_token"].as_str().unwrap();
     let open = json!({ "preset": "public_chat", "initial_state": [
         { "type": "m.room.guest_access", "content": { "guest_access": "can_join" } }
     ] });
     let open = server.create(&alice, open).await;
-    let closed = server.create(&alice, json!({ "preset": "public_chat" })).await;
-    server.in_room(Method::POST, &open, "join", guest, json!({})).await.ok();
-    let refused = server.in_room(Method::POST, &closed, "join", guest, json!({})).await;
+    let closed = server
+        .create(&alice, json!({ "preset": "public_chat" }))
+        .await;
+    server
+        .in_room(Method::POST, &open, "join", guest, json!({}))
+        .await
+        .ok();
+    let refused = server
+        .in_room(Method::POST, &closed, "join", guest, json!({}))
+        .await;
     refused.fails(403, "M_GUEST_ACCESS_FORBIDDEN");
     server.say(&open, guest, "1", "hi").await;
 }
@@ -173,15 +348,29 @@ async fn guests_enter_only_where_the_room_lets_them() {
 async fn aliases_and_the_directory() {
     let server = Server::start().await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
-    let room = server.create(&alice, json!({ "visibility": "public", "name": "Tea" })).await;
+    let room = server
+        .create(&alice, json!({ "visibility": "public", "name": "Tea" }))
+        .await;
     let alias = "/_matrix/client/v3/directory/room/%23caf%C3%A9:example.org";
     server.get(alias, "").await.fails(404, "M_NOT_FOUND");
-    server.put(alias, &bob, json!({ "room_id": room })).await.ok();
-    server.put(alias, &bob, json!({ "room_id": room })).await.fails(409, "M_UNKNOWN");
+    server
+        .put(alias, &bob, json!({ "room_id": room }))
+        .await
+        .ok();
+    server
+        .put(alias, &bob, json!({ "room_id": room }))
+        .await
+        .fails(409, "M_UNKNOWN");
     assert_eq!(server.get(alias, "").await.ok()["room_id"], json!(room));
-    let listed = server.in_room(Method::GET, &room, "aliases", &alice, Value::Null).await.ok();
+    let listed = server
+        .in_room(Method::GET, &room, "aliases", &alice, Value::Null)
+        .await
+        .ok();
     assert_eq!(listed["aliases"], json!(["#café:example.org"]));
-    server.ask(Method::DELETE, alias, Some(&bob), Value::Null).await.ok();
+    server
+        .ask(Method::DELETE, alias, Some(&bob), Value::Null)
+        .await
+        .ok();
 
     let public = "/_matrix/client/v3/publicRooms";
     let all = server.get(public, "").await.ok();
@@ -190,11 +379,26 @@ async fn aliases_and_the_directory() {
         let body = json!({ "filter": { "generic_search_term": term } });
         server.post(public, &bob, body)
     };
-    assert_eq!(search("tea").await.ok()["chunk"].as_array().unwrap().len(), 1);
-    assert_eq!(search("coffee").await.ok()["chunk"].as_array().unwrap().len(), 0);
+    assert_eq!(
+        search("tea").await.ok()["chunk"].as_array().unwrap().len(),
+        1
+    );
+    assert_eq!(
+        search("coffee").await.ok()["chunk"]
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
     let listing = format!("/_matrix/client/v3/directory/list/room/{room}");
-    server.put(&listing, &bob, json!({ "visibility": "private" })).await.fails(403, "M_FORBIDDEN");
-    server.put(&listing, &alice, json!({ "visibility": "private" })).await.ok();
+    server
+        .put(&listing, &bob, json!({ "visibility": "private" }))
+        .await
+        .fails(403, "M_FORBIDDEN");
+    server
+        .put(&listing, &alice, json!({ "visibility": "private" }))
+        .await
+        .ok();
     assert_eq!(server.get(&listing, "").await.ok()["visibility"], "private");
 }
 
@@ -202,30 +406,62 @@ async fn aliases_and_the_directory() {
 async fn sync_tells_what_is_new_and_where_to_go_on() {
     let server = Server::start().await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
-    let room = server.create(&alice, json!({ "preset": "public_chat" })).await;
+    let room = server
+        .create(&alice, json!({ "preset": "public_chat" }))
+        .await;
     let sync = |query: String| {
         let (server, bob) = (&server, &bob);
-        async move { server.get(&format!("/_matrix/client/v3/sync?{query}"), bob).await }
+        async move {
+            server
+                .get(&format!("/_matrix/client/v3/sync?{query}"), bob)
+                .await
+        }
     };
     let start = sync("timeout=0".into()).await.ok();
     let since = start["next_batch"].as_str().unwrap();
-    server.in_room(Method::POST, &room, "join", &bob, json!({})).await.ok();
+    server
+        .in_room(Method::POST, &room, "join", &bob, json!({}))
+        .await
+        .ok();
     let event = server.say(&room, &alice, "1", "hello").await;
     let news = sync(format!("since={since}&timeout=0")).await.ok();
-    let timeline = news["rooms"]["join"][&room]["timeline"]["events"].as_array().unwrap();
+    let timeline = news["rooms"]["join"][&room]["timeline"]["events"]
+        .as_array()
+        .unwrap();
     assert_eq!(timeline.last().unwrap()["event_id"], json!(event));
-    sync("since=nonsense".into()).await.fails(400, "M_INVALID_PARAM");
+    sync("since=nonsense".into())
+        .await
+        .fails(400, "M_INVALID_PARAM");
     sync("filter=99".into()).await.fails(400, "M_INVALID_PARAM");
 
-    server.in_room(Method::PUT, &room, "typing/@alice:example.org", &alice, json!({ "typing": true, "timeout": 30000 })).await.ok();
+    server
+        .in_room(
+            Method::PUT,
+            &room,
+            "typing/@alice:example.org",
+            &alice,
+            json!({ "typing": true, "timeout": 30000 }),
+        )
+        .await
+        .ok();
     let read = format!("receipt/m.read/{event}");
-    server.in_room(Method::POST, &room, &read, &alice, json!({})).await.ok();
+    server
+        .in_room(Method::POST, &room, &read, &alice, json!({}))
+        .await
+        .ok();
     let since = news["next_batch"].as_str().unwrap();
     let news = sync(format!("since={since}&timeout=0")).await.ok();
     let ephemeral = news["rooms"]["join"][&room]["ephemeral"]["events"].to_string();
-    assert!(ephemeral.contains("m.typing") && ephemeral.contains("m.receipt"), "{ephemeral}");
+    assert!(
+        ephemeral.contains("m.typing") && ephemeral.contains("m.receipt"),
+        "{ephemeral}"
+    );
     let marker = json!({ "m.fully_read": event });
-    server.in_room(Method::POST, &room, "read_markers", &bob, marker).await.ok();
-    let path = format!("/_matrix/client/v3/user/@bob:example.org/rooms/{room}/account_data/m.fully_read");
+    server
+        .in_room(Method::POST, &room, "read_markers", &bob, marker)
+        .await
+        .ok();
+    let path =
+        format!("/_matrix/client/v3/user/@bob:example.org/rooms/{room}/account_data/m.fully_read");
     assert_eq!(server.get(&path, &bob).await.ok()["event_id"], json!(event));
 }

@@ -1,0 +1,67 @@
+//! Events and states (Server-Server API, "Retrieving events", "Backfilling and retrieving missing
+//! events", "Authorization rules").
+
+use ruma::api::federation::{
+    authorization::get_event_authorization,
+    backfill::get_backfill,
+    event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+};
+
+use super::On;
+use crate::{
+    extract::{Answer, Reply, Ruma},
+    routes::Routes,
+};
+
+/// The table of this section.
+pub fn routes() -> Routes {
+    Routes::new()
+        .on(event)
+        .on(state)
+        .on(state_ids)
+        .on(event_auth)
+        .on(backfill)
+        .on(missing)
+}
+
+async fn event(
+    On(federation): On,
+    Ruma { body, caller, .. }: Ruma<get_event::v1::Request>,
+) -> Answer<get_event::v1::Response> {
+    Ok(Reply(federation.serve.event(&caller, body).await?))
+}
+
+async fn state(
+    On(federation): On,
+    Ruma { body, caller, .. }: Ruma<get_room_state::v1::Request>,
+) -> Answer<get_room_state::v1::Response> {
+    Ok(Reply(federation.serve.state(&caller, body).await?))
+}
+
+async fn state_ids(
+    On(federation): On,
+    Ruma { body, caller, .. }: Ruma<get_room_state_ids::v1::Request>,
+) -> Answer<get_room_state_ids::v1::Response> {
+    Ok(Reply(federation.serve.state_ids(&caller, body).await?))
+}
+
+async fn event_auth(
+    On(federation): On,
+    Ruma { body, caller, .. }: Ruma<get_event_authorization::v1::Request>,
+) -> Answer<get_event_authorization::v1::Response> {
+    Ok(Reply(federation.serve.event_auth(&caller, body).await?))
+}
+
+async fn backfill(
+    On(federation): On,
+    Ruma { body, caller, .. }: Ruma<get_backfill::v1::Request>,
+) -> Answer<get_backfill::v1::Response> {
+    Ok(Reply(federation.serve.backfill(&caller, body).await?))
+}
+
+async fn missing(
+    On(federation): On,
+    Ruma { body, caller, .. }: Ruma<get_missing_events::v1::Request>,
+) -> Answer<get_missing_events::v1::Response> {
+    Ok(Reply(federation.serve.missing_events(&caller, body).await?))
+}

@@ -1,0 +1,61 @@
+//! Questions about people and rooms of ours (Server-Server API, "Querying for information",
+//! "Published Room Directory", "Server implementation").
+
+use ruma::api::federation::{
+    directory::{get_public_rooms, get_public_rooms_filtered},
+    discovery::get_server_version::v1 as version,
+    query::{get_profile_information, get_room_information},
+};
+
+use super::On;
+use crate::{
+    extract::{Answer, Reply, Ruma},
+    routes::Routes,
+};
+
+/// The table of this section.
+pub fn routes() -> Routes {
+    Routes::new()
+        .on(profile)
+        .on(directory)
+        .on(public_rooms)
+        .on(search)
+        .on(implementation)
+}
+
+async fn profile(
+    On(federation): On,
+    Ruma { body, .. }: Ruma<get_profile_information::v1::Request>,
+) -> Answer<get_profile_information::v1::Response> {
+    Ok(Reply(federation.serve.profile(body).await?))
+}
+
+async fn directory(
+    On(federation): On,
+    Ruma { body, .. }: Ruma<get_room_information::v1::Request>,
+) -> Answer<get_room_information::v1::Response> {
+    Ok(Reply(federation.serve.directory(body).await?))
+}
+
+async fn public_rooms(
+    On(federation): On,
+    Ruma { body, .. }: Ruma<get_public_rooms::v1::Request>,
+) -> Answer<get_public_rooms::v1::Response> {
+    Ok(Reply(federation.serve.public_rooms(body).await?))
+}
+
+async fn search(
+    On(federation): On,
+    Ruma { body, .. }: Ruma<get_public_rooms_filtered::v1::Request>,
+) -> Answer<get_public_rooms_filtered::v1::Response> {
+    Ok(Reply(federation.serve.public_rooms_filtered(body).await?))
+}
+
+async fn implementation(On(_): On, _: Ruma<version::Request>) -> Answer<version::Response> {
+    let mut response = version::Response::new();
+    let mut server = version::Server::new();
+    server.name = Some("Resuni".to_owned());
+    server.version = Some(env!("CARGO_PKG_VERSION").to_owned());
+    response.server = Some(server);
+    Ok(Reply(response))
+}
