@@ -18,6 +18,7 @@ mod create;
 mod create_content;
 mod delta;
 pub mod directory;
+pub mod doctor;
 mod error;
 mod events;
 pub mod fields;

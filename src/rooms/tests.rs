@@ -106,6 +106,14 @@ async fn head(rooms: &Rooms, room: &OwnedRoomId) -> tables::Head {
     reader.head(num).await.unwrap().unwrap()
 }
 
+/// Every row agrees with every other.
+pub(crate) async fn assert_healthy(rooms: &Rooms) {
+    let found = doctor::check(rooms.store(), rooms.server_name())
+        .await
+        .unwrap();
+    assert_eq!(found, Vec::<String>::new());
+}
+
 async fn place(rooms: &Rooms, id: &OwnedEventId) -> tables::Place {
     let reader = rooms.reader();
     reader
@@ -227,4 +235,5 @@ async fn sixteen_writers_of_one_room_extend_one_line() {
     }
     let head = head(&rooms, &room).await;
     assert_eq!((head.extremities.len(), head.depth), (1, 164));
+    assert_healthy(&rooms).await;
 }

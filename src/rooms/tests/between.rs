@@ -131,6 +131,8 @@ async fn an_event_with_unknown_ancestors_waits_for_them() {
         Received::Accepted { .. }
     ));
     assert_eq!(head(&there, &room).await.extremities.len(), 1);
+    assert_healthy(&here).await;
+    assert_healthy(&there).await;
 }
 
 #[tokio::test]
@@ -232,6 +234,8 @@ async fn a_gap_is_jumped_with_the_state_and_filled_later() {
             None
         );
     }
+    assert_healthy(&here).await;
+    assert_healthy(&there).await;
 }
 
 #[tokio::test]
@@ -277,6 +281,8 @@ async fn who_was_banned_meanwhile_is_soft_failed_and_who_never_was_in_is_rejecte
         Place::Rejected
     );
     assert_eq!(head(&here, &room).await, before);
+    assert_healthy(&here).await;
+    assert_healthy(&there).await;
 }
 
 #[tokio::test]
@@ -309,6 +315,8 @@ async fn a_room_that_we_left_goes_on_without_us_until_we_come_back() {
     join(&here, &there, &room, "@bob:there").await;
     assert_eq!(digest(&here, &room).await, digest(&there, &room).await);
     assert_eq!(head(&there, &room).await.extremities.len(), 1);
+    assert_healthy(&here).await;
+    assert_healthy(&there).await;
 }
 
 #[tokio::test]
@@ -356,6 +364,8 @@ async fn a_redaction_takes_effect_if_it_may_whichever_comes_first() {
             .unwrap();
         assert_eq!(redacted(&here, &said).await.as_ref(), Some(&own));
     }
+    assert_healthy(&here).await;
+    assert_healthy(&there).await;
 }
 
 async fn redacted(rooms: &Rooms, id: &OwnedEventId) -> Option<OwnedEventId> {
@@ -373,4 +383,47 @@ async fn redacted(rooms: &Rooms, id: &OwnedEventId) -> Option<OwnedEventId> {
         .await
         .unwrap()?;
     Some(reader.event_id(by).await.unwrap())
+}
+
+#[tokio::test]
+async fn the_doctor_finds_what_is_wrong() {
+    let (here, there) = (server("here").await, server("there").await);
+    let room = room(&here, RoomVersionId::V12, "@alice:here").await;
+    join(&here, &there, &room, "@bob:there").await;
+    assert_healthy(&here).await;
+    assert_healthy(&there).await;
+    let num = here.reader().room_num(&room).await.unwrap().unwrap();
+    let alice = here
+        .reader()
+        .user_num(&user("@alice:here"))
+        .await
+        .unwrap()
+        .unwrap();
+    let broken = head(&here, &room).await;
+    let mut batch = resuni_store::Batch::new();
+    batch.delete(&tables::LOCAL_MEMBERS, &(num, alice));
+    batch.put(
+        &tables::HEAD,
+        &num,
+        &tables::Head {
+            joined: 7,
+            ..broken.clone()
+        },
+    );
+    batch.delete(&tables::EVENTS, &broken.extremities[0]);
+    here.store().commit_durable(batch).await.unwrap();
+    let found = doctor::check(here.store(), here.server_name())
+        .await
+        .unwrap();
+    for what in [
+        "the local members of the room",
+        "counts 7 joined",
+        "is not in its timeline",
+        "which is another or none",
+    ] {
+        assert!(
+            found.iter().any(|sentence| sentence.contains(what)),
+            "{what}: {found:#?}"
+        );
+    }
 }

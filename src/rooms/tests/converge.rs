@@ -195,6 +195,7 @@ async fn run(version: RoomVersionId, steps: Vec<Step>) {
     for server in &world.servers {
         assert_eq!(digest(server, &world.room).await, expected);
         assert_eq!(head(server, &world.room).await.joined, first.joined);
+        assert_healthy(server).await;
     }
 }
 
