@@ -1,0 +1,287 @@
+//! Rooms that two servers share, each a whole one but for the client-server API.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::{collections::BTreeSet, time::Duration};
+
+use resuni_federation::{FederationError, Handshake, Joined};
+use resuni_rooms::{
+    CreateRoom, Gaps, Membership, PageQuery, Preset, TimelineToken,
+};
+use resuni_store::Direction;
+use ruma::{OwnedRoomId, OwnedServerName, RoomId};
+use serde_json::Map;
+
+use authority::Authority;
+use part::{Map as Addresses, PATIENCE, Part, servers};
+
+#[path = "support/authority.rs"]
+mod authority;
+#[path = "support/part.rs"]
+mod part;
+
+async fn room(at: &Part, version: &str, preset: Preset) -> OwnedRoomId {
+    let request = CreateRoom {
+        preset: Some(preset),
+        room_version: Some(version.to_owned()),
+        ..CreateRoom::default()
+    };
+    at.rooms.create(&at.user(), request).await.unwrap()
+}
+
+async fn join(who: &Part, room: &RoomId, via: &Part) -> Result<Joined, FederationError> {
+    let via: [OwnedServerName; 1] = [via.name.clone()];
+    let handshake =
+        Handshake { room, user: &who.user(), via: &via, content: Map::new() };
+    who.federation.handshakes.join(handshake).await
+}
+
+/// The ids of all events in the timeline.
+async fn timeline(at: &Part, room: &RoomId) -> Vec<String> {
+    let view = at.view(room).await;
+    let query = PageQuery {
+        from: TimelineToken { position: resuni_store::Position(0), sub: 0 },
+        to: None,
+        dir: Direction::Forward,
+        limit: 1_000,
+        gaps: Gaps::Pass,
+    };
+    view.page(query).await.unwrap().events.iter().map(|e| e.event_id().to_string()).collect()
+}
+
+/// Type, key and id of all events of the current state.
+async fn state(at: &Part, room: &RoomId) -> BTreeSet<(String, String, String)> {
+    let events = at.view(room).await.state_all().await.unwrap();
+    let entry = |pdu: &resuni_dag::Pdu| {
+        let key = pdu.state_key().unwrap_or_default().to_owned();
+        (pdu.kind().to_owned(), key, pdu.event_id().to_string())
+    };
+    events.iter().map(entry).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_is_joined_and_talked_in() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    for version in ["10", "11", "12"] {
+        let room = room(&a, version, Preset::PublicChat).await;
+        assert_eq!(join(&b, &room, &a).await.unwrap(), Joined::Yes, "{version}");
+        assert_eq!(state(&a, &room).await, state(&b, &room).await, "{version}");
+        let mut last = Vec::new();
+        for n in 0..20 {
+            last = vec![a.say(&room, &format!("a {n}")).await, b.say(&room, &format!("b {n}")).await];
+        }
+        for event in &last {
+            a.has(&room, event).await;
+            b.has(&room, event).await;
+        }
+        let (at_a, at_b) = (timeline(&a, &room).await, timeline(&b, &room).await);
+        let (set_a, set_b): (BTreeSet<_>, BTreeSet<_>) =
+            (at_a.iter().collect(), at_b.iter().collect());
+        assert!(set_b.is_subset(&set_a), "b has what a has, from its join on");
+        assert_eq!(set_b.len(), 41, "the join and forty messages");
+        assert_eq!(state(&a, &room).await, state(&b, &room).await);
+        assert_eq!(join(&b, &room, &a).await.unwrap(), Joined::ServerIsIn);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_room_is_entered_by_invite_only() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    let room = room(&a, "12", Preset::PrivateChat).await;
+    let error = join(&b, &room, &a).await.unwrap_err();
+    assert_eq!(error.remote_code(), Some("M_FORBIDDEN"), "{error}");
+
+    let invited = a.federation.invites.send(&room, &a.user(), &b.user(), Map::new()).await.unwrap();
+    a.has(&room, &invited).await;
+    let pending = b.rooms.rooms_of(&b.user(), &[Membership::Invite]).await.unwrap();
+    assert_eq!(pending.len(), 1);
+    let stripped = b.rooms.stripped_state(&b.user(), pending[0].num).await.unwrap().unwrap();
+    assert!(stripped.contains("m.room.create") && stripped.contains("m.room.join_rules"));
+    assert!(!stripped.contains("signatures"), "clients get the stripped form");
+
+    assert_eq!(join(&b, &room, &a).await.unwrap(), Joined::Yes);
+    let said = b.say(&room, "here").await;
+    a.has(&room, &said).await;
+
+    // Kicked: the server without other users in the room learns of it.
+    a.rooms.kick(&room, &a.user(), &b.user(), None).await.unwrap();
+    let left = async {
+        while b.rooms.rooms_of(&b.user(), &[Membership::Leave]).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, left).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invite_is_declined_and_another_taken_back() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    let room = room(&a, "11", Preset::PrivateChat).await;
+    let invite = async || {
+        a.federation.invites.send(&room, &a.user(), &b.user(), Map::new()).await.unwrap()
+    };
+    invite().await;
+    let via = [a.name.clone()];
+    let handshake =
+        Handshake { room: &room, user: &b.user(), via: &via, content: Map::new() };
+    b.federation.handshakes.leave(handshake).await.unwrap();
+    assert_eq!(a.view(&room).await.member(&b.user()).await.unwrap(), Some(Membership::Leave));
+    assert!(b.rooms.rooms_of(&b.user(), &[Membership::Invite]).await.unwrap().is_empty());
+
+    invite().await;
+    assert_eq!(b.rooms.rooms_of(&b.user(), &[Membership::Invite]).await.unwrap().len(), 1);
+    a.rooms.kick(&room, &a.user(), &b.user(), None).await.unwrap();
+    let gone = async {
+        while !b.rooms.rooms_of(&b.user(), &[Membership::Invite]).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_away_catches_up_in_order() {
+    let authority = Authority::new();
+    let [mut a, mut b] = servers(&authority, ["a.test", "b.test"]).await;
+    let room = room(&a, "12", Preset::PublicChat).await;
+    join(&b, &room, &a).await.unwrap();
+    let first = a.say(&room, "before").await;
+    b.has(&room, &first).await;
+    let map = addresses(&a, &b).await;
+
+    b.stop().await;
+    let mut said = Vec::new();
+    for n in 0..120 {
+        said.push(a.say(&room, &format!("while you were away {n}")).await.to_string());
+    }
+    // The sender forgets what it had in memory; only the store remembers who is behind.
+    a.stop().await;
+    a.restart(&authority, &map).await;
+    b.restart(&authority, &map).await;
+    let last = a.say(&room, "after").await;
+    b.has(&room, &last).await;
+    let at_b = timeline(&b, &room).await;
+    let caught: Vec<&String> = at_b.iter().filter(|id| said.contains(id)).collect();
+    assert_eq!(caught, said.iter().collect::<Vec<_>>());
+    assert_eq!(state(&a, &room).await, state(&b, &room).await);
+}
+
+async fn addresses(a: &Part, b: &Part) -> Addresses {
+    use resuni_federation::net::web::Locate as _;
+    let mut map = Addresses::new();
+    for name in [&a.name, &b.name] {
+        let uri = format!("https://{name}/").parse().unwrap();
+        let (_, found) = a.federation.network.discovery.locate(&uri).await.unwrap();
+        map.insert(name.clone(), found[0]);
+    }
+    map
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_history_is_fetched() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    let room = room(&a, "12", Preset::PublicChat).await;
+    join(&b, &room, &a).await.unwrap();
+    // Nothing is sent to b.test for a while …
+    let seal = a.federation.network.admission.mode();
+    a.federation.network.admission.set(resuni_federation::Mode::Closed);
+    let mut said = Vec::new();
+    for n in 0..30 {
+        said.push(a.say(&room, &format!("unsent {n}")).await);
+    }
+    let dispatched = async {
+        while a.federation.stats().destinations_waiting > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, dispatched).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    // … then one event that builds on all of that.
+    a.federation.network.admission.set((*seal).clone());
+    let last = a.say(&room, "sent").await;
+    b.has(&room, &last).await;
+    for event in &said {
+        b.has(&room, event).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_before_the_join_is_fetched_for_who_asks() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    let room = room(&a, "12", Preset::PublicChat).await;
+    let mut said = Vec::new();
+    for n in 0..30 {
+        said.push(a.say(&room, &format!("long ago {n}")).await);
+    }
+    join(&b, &room, &a).await.unwrap();
+    let view = b.view(&room).await;
+    let query = PageQuery {
+        from: view.end(),
+        to: None,
+        dir: Direction::Backward,
+        limit: 100,
+        gaps: Gaps::Stop,
+    };
+    let page = view.page(query).await.unwrap();
+    let gap = page.gap.expect("the history before the join is missing");
+    let laid = b.federation.fetcher.backfill(&room, &gap).await.unwrap();
+    assert!(laid >= 30, "{laid}");
+    let at_b = timeline(&b, &room).await;
+    assert_eq!(at_b, timeline(&a, &room).await, "the whole history, in the same order");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restricted_room_is_joined_by_a_member_of_another() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    let club = room(&a, "12", Preset::PublicChat).await;
+    let restricted = {
+        let rule = serde_json::json!({
+            "join_rule": "restricted",
+            "allow": [{ "type": "m.room_membership", "room_id": club }],
+        });
+        let request = CreateRoom {
+            preset: Some(Preset::PrivateChat),
+            initial_state: vec![resuni_rooms::InitialState {
+                kind: "m.room.join_rules".to_owned(),
+                state_key: String::new(),
+                content: rule.as_object().unwrap().clone(),
+            }],
+            ..CreateRoom::default()
+        };
+        a.rooms.create(&a.user(), request).await.unwrap()
+    };
+    let error = join(&b, &restricted, &a).await.unwrap_err();
+    assert_eq!(error.remote_code(), Some("M_FORBIDDEN"), "{error}");
+    join(&b, &club, &a).await.unwrap();
+    assert_eq!(join(&b, &restricted, &a).await.unwrap(), Joined::Yes);
+    let join = b.view(&restricted).await.state("m.room.member", b.user().as_str()).await.unwrap();
+    let join = join.unwrap();
+    assert!(join.content().get().contains("join_authorised_via_users_server"));
+    assert!(join.json().contains("\"a.test\""), "signed by the server that authorised it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_types_is_told_and_only_about_oneself() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    let room = room(&a, "12", Preset::PublicChat).await;
+    join(&b, &room, &a).await.unwrap();
+    let (at_a, at_b) = (a.view(&room).await.num(), b.view(&room).await.num());
+    a.typing.set(at_a, &a.user(), Some(30_000));
+    let told = async {
+        while b.typing.now(at_b).users != [a.user()] {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        a.typing.set(at_a, &a.user(), None);
+        while !b.typing.now(at_b).users.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
+}
