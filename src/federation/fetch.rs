@@ -36,6 +36,8 @@ use crate::{
 const MISSING_LIMIT: u32 = 50;
 /// How often more history is asked for before the gap is left open.
 const MISSING_ROUNDS: usize = 3;
+/// States fetched for one event.
+const MAX_STATES: usize = 3;
 /// Extremities told to the other server.
 const MAX_EARLIEST: usize = 20;
 /// Events of a state, or of its auth chain, that are accepted.
@@ -143,10 +145,12 @@ impl Fetcher {
         server: &ServerName,
         pdu: &Pdu,
     ) -> Result<Received, FederationError> {
-        for round in 0..MISSING_ROUNDS {
+        // However the other server answers, no more than this many states are fetched for one event.
+        let mut states = MAX_STATES;
+        for _ in 0..MISSING_ROUNDS {
             match self.rooms.receive(room, pdu.clone()).await? {
                 Received::Missing { prev, .. } if !prev.is_empty() => {
-                    let brought = self.history(room, server, pdu, round == 0).await?;
+                    let brought = self.history(room, server, pdu, &mut states).await?;
                     if brought == 0 {
                         break;
                     }
@@ -157,7 +161,7 @@ impl Fetcher {
                 done => return Ok(done),
             }
         }
-        self.settle(room, server, pdu).await
+        self.settle(room, server, pdu, &mut states).await
     }
 
     /// Asks for what lies between our extremities and the event. How many events were new.
@@ -166,7 +170,7 @@ impl Fetcher {
         room: &RoomId,
         server: &ServerName,
         pdu: &Pdu,
-        fill_gaps: bool,
+        states: &mut usize,
     ) -> Result<usize, FederationError> {
         let view = self.view(room).await?;
         let mut earliest = view.extremities().await?;
@@ -186,15 +190,7 @@ impl Fetcher {
         for event in topological_order(events, Edges::Prev) {
             // The first of them may itself follow something that is too far back: there the state is
             // fetched, and what follows stands on it.
-            let received = if fill_gaps {
-                self.settle(room, server, &event).await
-            } else {
-                self.rooms
-                    .receive(room, event.clone())
-                    .await
-                    .map_err(Into::into)
-            };
-            match received {
+            match self.settle(room, server, &event, states).await {
                 Ok(Received::Known | Received::Missing { .. }) => {}
                 Ok(_) => new += 1,
                 Err(error) => {
@@ -212,6 +208,7 @@ impl Fetcher {
         room: &RoomId,
         server: &ServerName,
         pdu: &Pdu,
+        states: &mut usize,
     ) -> Result<Received, FederationError> {
         let (mut asked_auth, mut asked_state) = (false, false);
         loop {
@@ -220,8 +217,11 @@ impl Fetcher {
                     asked_auth = true;
                     self.auth_chain(room, server, pdu.event_id(), &auth).await?;
                 }
-                Received::Missing { prev, auth } if auth.is_empty() && !asked_state => {
+                Received::Missing { prev, auth }
+                    if auth.is_empty() && !asked_state && *states > 0 =>
+                {
                     asked_state = true;
+                    *states -= 1;
                     let state = self.state_before(room, server, pdu, &prev).await?;
                     match self.rooms.receive_at_gap(room, pdu.clone(), state).await? {
                         Received::Missing { .. } => {}

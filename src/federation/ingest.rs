@@ -219,20 +219,22 @@ impl Ingest {
         view: &RoomView,
         raws: Vec<Box<RawValue>>,
     ) -> Results {
-        let mut results = Results::new();
-        for checked in self.checker.check(view.room_id(), view.rules(), raws).await {
+        let checked = self.checker.check(view.room_id(), view.rules(), raws).await;
+        // All at once, and yet in this order: each waits for its turn in the room's lane, and while one
+        // waits for the disk the next is worked on, so that many share one sync.
+        let work = checked.into_iter().map(|checked| async move {
             match checked {
                 Ok(pdu) => {
                     let id = pdu.event_id().to_owned();
-                    results.push((id, self.event(origin, view, pdu).await));
+                    Some((id, self.event(origin, view, pdu).await))
                 }
                 Err(Dropped { event_id, reason }) => {
                     tracing::info!(%origin, room = %view.room_id(), ?event_id, reason, "an event was dropped");
-                    results.extend(event_id.map(|id| (id, Err(reason))));
+                    event_id.map(|id| (id, Err(reason)))
                 }
             }
-        }
-        results
+        });
+        join_all(work).await.into_iter().flatten().collect()
     }
 
     async fn event(

@@ -450,7 +450,8 @@ impl Keys {
         let fresh = |known: &KnownKeys| {
             let life = known.valid_until_ts.saturating_sub(known.fetched_ms);
             now < known.fetched_ms.saturating_add(life / 2)
-                && known.valid_until_ts >= need.at_ms
+                // "If not supplied, the notary server MUST use the current time."
+                && known.valid_until_ts >= need.at_ms.max(now)
                 && need.key_ids.iter().all(|id| known.keys.contains_key(id))
         };
         let known = match self.known(&need.server).await {

@@ -9,7 +9,10 @@ use std::{
 use resuni_store::Position;
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedTransactionId, UInt,
-    api::federation::transactions::send_transaction_message::v1 as transaction,
+    api::federation::{
+        discovery::get_server_version::v1 as get_server_version,
+        transactions::send_transaction_message::v1 as transaction,
+    },
 };
 use serde_json::value::RawValue;
 
@@ -25,6 +28,9 @@ const MAX_PDUS: usize = 50;
 const MAX_EDUS: usize = 100;
 /// After this many failures what was taken is dropped and found again from the log later.
 const HOLD_FOR: u32 = 8;
+const PROBE: Terms = Terms::BACKGROUND
+    .within(Duration::from_secs(15))
+    .up_to(64 << 10);
 const TERMS: Terms = Terms::BACKGROUND
     .within(Duration::from_secs(60))
     .up_to(1 << 20);
@@ -77,6 +83,11 @@ impl Worker {
                 if !self.pause().await {
                     return false;
                 }
+                if !self.is_there().await {
+                    self.refusals += 1;
+                    self.queue.fall_behind();
+                    return true;
+                }
                 match catch_up::missed(&self.shared, &self.queue.server, after, up_to).await {
                     Ok(items) => {
                         tracing::info!(server = %self.queue.server, events = items.len(), "catching up");
@@ -95,6 +106,25 @@ impl Worker {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether the server answers at all, where it did not before: cheaper to ask than to look through
+    /// the log in vain.
+    async fn is_there(&self) -> bool {
+        if self.refusals == 0 {
+            return true;
+        }
+        let request = get_server_version::Request::new();
+        let answer = self
+            .shared
+            .client
+            .send_unsigned(&self.queue.server, request, PROBE)
+            .await;
+        match answer {
+            Ok(_) => true,
+            // Any answer of its own will do.
+            Err(error) => !error.is_unreachable(),
         }
     }
 

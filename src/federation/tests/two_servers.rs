@@ -5,9 +5,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use resuni_federation::{FederationError, Handshake, Joined};
-use resuni_rooms::{
-    CreateRoom, Gaps, Membership, PageQuery, Preset, TimelineToken,
-};
+use resuni_rooms::{CreateRoom, Gaps, Membership, PageQuery, Preset, TimelineToken};
 use resuni_store::Direction;
 use ruma::{OwnedRoomId, OwnedServerName, RoomId};
 use serde_json::Map;
@@ -31,8 +29,12 @@ async fn room(at: &Part, version: &str, preset: Preset) -> OwnedRoomId {
 
 async fn join(who: &Part, room: &RoomId, via: &Part) -> Result<Joined, FederationError> {
     let via: [OwnedServerName; 1] = [via.name.clone()];
-    let handshake =
-        Handshake { room, user: &who.user(), via: &via, content: Map::new() };
+    let handshake = Handshake {
+        room,
+        user: &who.user(),
+        via: &via,
+        content: Map::new(),
+    };
     who.federation.handshakes.join(handshake).await
 }
 
@@ -40,13 +42,22 @@ async fn join(who: &Part, room: &RoomId, via: &Part) -> Result<Joined, Federatio
 async fn timeline(at: &Part, room: &RoomId) -> Vec<String> {
     let view = at.view(room).await;
     let query = PageQuery {
-        from: TimelineToken { position: resuni_store::Position(0), sub: 0 },
+        from: TimelineToken {
+            position: resuni_store::Position(0),
+            sub: 0,
+        },
         to: None,
         dir: Direction::Forward,
         limit: 1_000,
         gaps: Gaps::Pass,
     };
-    view.page(query).await.unwrap().events.iter().map(|e| e.event_id().to_string()).collect()
+    view.page(query)
+        .await
+        .unwrap()
+        .events
+        .iter()
+        .map(|e| e.event_id().to_string())
+        .collect()
 }
 
 /// Type, key and id of all events of the current state.
@@ -69,7 +80,10 @@ async fn a_room_is_joined_and_talked_in() {
         assert_eq!(state(&a, &room).await, state(&b, &room).await, "{version}");
         let mut last = Vec::new();
         for n in 0..20 {
-            last = vec![a.say(&room, &format!("a {n}")).await, b.say(&room, &format!("b {n}")).await];
+            last = vec![
+                a.say(&room, &format!("a {n}")).await,
+                b.say(&room, &format!("b {n}")).await,
+            ];
         }
         for event in &last {
             a.has(&room, event).await;
@@ -78,7 +92,10 @@ async fn a_room_is_joined_and_talked_in() {
         let (at_a, at_b) = (timeline(&a, &room).await, timeline(&b, &room).await);
         let (set_a, set_b): (BTreeSet<_>, BTreeSet<_>) =
             (at_a.iter().collect(), at_b.iter().collect());
-        assert!(set_b.is_subset(&set_a), "b has what a has, from its join on");
+        assert!(
+            set_b.is_subset(&set_a),
+            "b has what a has, from its join on"
+        );
         assert_eq!(set_b.len(), 41, "the join and forty messages");
         assert_eq!(state(&a, &room).await, state(&b, &room).await);
         assert_eq!(join(&b, &room, &a).await.unwrap(), Joined::ServerIsIn);
@@ -93,22 +110,48 @@ async fn a_private_room_is_entered_by_invite_only() {
     let error = join(&b, &room, &a).await.unwrap_err();
     assert_eq!(error.remote_code(), Some("M_FORBIDDEN"), "{error}");
 
-    let invited = a.federation.invites.send(&room, &a.user(), &b.user(), Map::new()).await.unwrap();
+    let invited = a
+        .federation
+        .invites
+        .send(&room, &a.user(), &b.user(), Map::new())
+        .await
+        .unwrap();
     a.has(&room, &invited).await;
-    let pending = b.rooms.rooms_of(&b.user(), &[Membership::Invite]).await.unwrap();
+    let pending = b
+        .rooms
+        .rooms_of(&b.user(), &[Membership::Invite])
+        .await
+        .unwrap();
     assert_eq!(pending.len(), 1);
-    let stripped = b.rooms.stripped_state(&b.user(), pending[0].num).await.unwrap().unwrap();
+    let stripped = b
+        .rooms
+        .stripped_state(&b.user(), pending[0].num)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(stripped.contains("m.room.create") && stripped.contains("m.room.join_rules"));
-    assert!(!stripped.contains("signatures"), "clients get the stripped form");
+    assert!(
+        !stripped.contains("signatures"),
+        "clients get the stripped form"
+    );
 
     assert_eq!(join(&b, &room, &a).await.unwrap(), Joined::Yes);
     let said = b.say(&room, "here").await;
     a.has(&room, &said).await;
 
     // Kicked: the server without other users in the room learns of it.
-    a.rooms.kick(&room, &a.user(), &b.user(), None).await.unwrap();
+    a.rooms
+        .kick(&room, &a.user(), &b.user(), None)
+        .await
+        .unwrap();
     let left = async {
-        while b.rooms.rooms_of(&b.user(), &[Membership::Leave]).await.unwrap().is_empty() {
+        while b
+            .rooms
+            .rooms_of(&b.user(), &[Membership::Leave])
+            .await
+            .unwrap()
+            .is_empty()
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -121,21 +164,54 @@ async fn an_invite_is_declined_and_another_taken_back() {
     let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
     let room = room(&a, "11", Preset::PrivateChat).await;
     let invite = async || {
-        a.federation.invites.send(&room, &a.user(), &b.user(), Map::new()).await.unwrap()
+        a.federation
+            .invites
+            .send(&room, &a.user(), &b.user(), Map::new())
+            .await
+            .unwrap()
     };
     invite().await;
     let via = [a.name.clone()];
-    let handshake =
-        Handshake { room: &room, user: &b.user(), via: &via, content: Map::new() };
+    let handshake = Handshake {
+        room: &room,
+        user: &b.user(),
+        via: &via,
+        content: Map::new(),
+    };
     b.federation.handshakes.leave(handshake).await.unwrap();
-    assert_eq!(a.view(&room).await.member(&b.user()).await.unwrap(), Some(Membership::Leave));
-    assert!(b.rooms.rooms_of(&b.user(), &[Membership::Invite]).await.unwrap().is_empty());
+    assert_eq!(
+        a.view(&room).await.member(&b.user()).await.unwrap(),
+        Some(Membership::Leave)
+    );
+    assert!(
+        b.rooms
+            .rooms_of(&b.user(), &[Membership::Invite])
+            .await
+            .unwrap()
+            .is_empty()
+    );
 
     invite().await;
-    assert_eq!(b.rooms.rooms_of(&b.user(), &[Membership::Invite]).await.unwrap().len(), 1);
-    a.rooms.kick(&room, &a.user(), &b.user(), None).await.unwrap();
+    assert_eq!(
+        b.rooms
+            .rooms_of(&b.user(), &[Membership::Invite])
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    a.rooms
+        .kick(&room, &a.user(), &b.user(), None)
+        .await
+        .unwrap();
     let gone = async {
-        while !b.rooms.rooms_of(&b.user(), &[Membership::Invite]).await.unwrap().is_empty() {
+        while !b
+            .rooms
+            .rooms_of(&b.user(), &[Membership::Invite])
+            .await
+            .unwrap()
+            .is_empty()
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -155,7 +231,11 @@ async fn a_server_that_was_away_catches_up_in_order() {
     b.stop().await;
     let mut said = Vec::new();
     for n in 0..120 {
-        said.push(a.say(&room, &format!("while you were away {n}")).await.to_string());
+        said.push(
+            a.say(&room, &format!("while you were away {n}"))
+                .await
+                .to_string(),
+        );
     }
     // The sender forgets what it had in memory; only the store remembers who is behind.
     a.stop().await;
@@ -188,7 +268,10 @@ async fn missing_history_is_fetched() {
     join(&b, &room, &a).await.unwrap();
     // Nothing is sent to b.test for a while …
     let seal = a.federation.network.admission.mode();
-    a.federation.network.admission.set(resuni_federation::Mode::Closed);
+    a.federation
+        .network
+        .admission
+        .set(resuni_federation::Mode::Closed);
     let mut said = Vec::new();
     for n in 0..30 {
         said.push(a.say(&room, &format!("unsent {n}")).await);
@@ -232,7 +315,11 @@ async fn history_before_the_join_is_fetched_for_who_asks() {
     let laid = b.federation.fetcher.backfill(&room, &gap).await.unwrap();
     assert!(laid >= 30, "{laid}");
     let at_b = timeline(&b, &room).await;
-    assert_eq!(at_b, timeline(&a, &room).await, "the whole history, in the same order");
+    assert_eq!(
+        at_b,
+        timeline(&a, &room).await,
+        "the whole history, in the same order"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,10 +347,22 @@ async fn a_restricted_room_is_joined_by_a_member_of_another() {
     assert_eq!(error.remote_code(), Some("M_FORBIDDEN"), "{error}");
     join(&b, &club, &a).await.unwrap();
     assert_eq!(join(&b, &restricted, &a).await.unwrap(), Joined::Yes);
-    let join = b.view(&restricted).await.state("m.room.member", b.user().as_str()).await.unwrap();
+    let join = b
+        .view(&restricted)
+        .await
+        .state("m.room.member", b.user().as_str())
+        .await
+        .unwrap();
     let join = join.unwrap();
-    assert!(join.content().get().contains("join_authorised_via_users_server"));
-    assert!(join.json().contains("\"a.test\""), "signed by the server that authorised it");
+    assert!(
+        join.content()
+            .get()
+            .contains("join_authorised_via_users_server")
+    );
+    assert!(
+        join.json().contains("\"a.test\""),
+        "signed by the server that authorised it"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

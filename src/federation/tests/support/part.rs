@@ -96,7 +96,9 @@ impl Part {
             key: Arc::clone(&key),
             default_version: RoomVersionId::V12,
         };
-        let rooms = Rooms::open(config, store.clone(), Arc::clone(&clock)).await.unwrap();
+        let rooms = Rooms::open(config, store.clone(), Arc::clone(&clock))
+            .await
+            .unwrap();
         let accounts = Accounts::open(
             AccountsConfig::new(name.clone()),
             AppServices::default(),
@@ -129,7 +131,17 @@ impl Part {
         let federation = Arc::new(federation);
         let run = Arc::clone(&federation);
         let sender = tokio::spawn(async move { run.run().await.unwrap() });
-        Self { name, rooms, federation, typing, store, key: seed, stop, acceptor, tasks: vec![sender] }
+        Self {
+            name,
+            rooms,
+            federation,
+            typing,
+            store,
+            key: seed,
+            stop,
+            acceptor,
+            tasks: vec![sender],
+        }
     }
 
     fn listen(mut self, listener: TcpListener) -> Self {
@@ -189,16 +201,25 @@ impl Part {
 
     /// Says something.
     pub async fn say(&self, room: &RoomId, text: &str) -> OwnedEventId {
-        let content = serde_json::value::to_raw_value(&json!({ "msgtype": "m.text", "body": text }));
+        let content =
+            serde_json::value::to_raw_value(&json!({ "msgtype": "m.text", "body": text }));
         let event = NewEvent::message("m.room.message", content.unwrap());
-        self.rooms.send(room, &self.user(), event, None).await.unwrap()
+        self.rooms
+            .send(room, &self.user(), event, None)
+            .await
+            .unwrap()
     }
 
     /// Waits until the event is in the room's timeline here.
     pub async fn has(&self, room: &RoomId, event: &OwnedEventId) {
         let arrived = async {
             loop {
-                let place = self.view(room).await.place_in_timeline(event).await.unwrap();
+                let place = self
+                    .view(room)
+                    .await
+                    .place_in_timeline(event)
+                    .await
+                    .unwrap();
                 if place.is_some() {
                     return;
                 }
@@ -210,8 +231,14 @@ impl Part {
     }
 }
 
-async fn connection(acceptor: TlsAcceptor, stream: tokio::net::TcpStream, federation: Arc<Federation>) {
-    let Ok(stream) = acceptor.accept(stream).await else { return };
+async fn connection(
+    acceptor: TlsAcceptor,
+    stream: tokio::net::TcpStream,
+    federation: Arc<Federation>,
+) {
+    let Ok(stream) = acceptor.accept(stream).await else {
+        return;
+    };
     let service = service_fn(move |request| {
         let federation = Arc::clone(&federation);
         async move { Ok::<_, Infallible>(answer(&federation, request).await) }
@@ -227,11 +254,16 @@ async fn answer(federation: &Federation, request: Request<Body>) -> Answer {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let request = Request::from_parts(parts, body);
-    route(federation, &request).await.unwrap_or_else(|error| refusal(&error))
+    route(federation, &request)
+        .await
+        .unwrap_or_else(|error| refusal(&error))
 }
 
 /// What the `http` crate does for the whole server, here for the endpoints that the tests use.
-async fn route(federation: &Federation, request: &Request<Bytes>) -> Result<Answer, FederationError> {
+async fn route(
+    federation: &Federation,
+    request: &Request<Bytes>,
+) -> Result<Answer, FederationError> {
     let uri = request.uri().path_and_query().unwrap().as_str();
     if uri == "/_matrix/key/v2/server" {
         let keys = federation.network.keys.published()?;
@@ -250,7 +282,9 @@ async fn route(federation: &Federation, request: &Request<Bytes>) -> Result<Answ
         body: request.body(),
     };
     let origin = &federation.authenticate(incoming).await?;
-    let path = percent_encoding::percent_decode_str(request.uri().path()).decode_utf8().unwrap();
+    let path = percent_encoding::percent_decode_str(request.uri().path())
+        .decode_utf8()
+        .unwrap();
     let segments: Vec<&str> = path.split('/').skip(3).collect();
     let (serve, arguments) = (&federation.serve, segments.get(2..).unwrap_or_default());
     macro_rules! read {
@@ -267,25 +301,71 @@ async fn route(federation: &Federation, request: &Request<Bytes>) -> Result<Answ
             let request = read!(t::send_transaction_message::v1::Request);
             json_of(federation.ingest.transaction(origin, request).await?)
         }
-        "make_join" => json_of(serve.make_join(origin, read!(m::prepare_join_event::v1::Request)).await?),
-        "send_join" => json_of(serve.send_join(origin, read!(m::create_join_event::v2::Request)).await?),
-        "make_leave" => json_of(serve.make_leave(origin, read!(m::prepare_leave_event::v1::Request)).await?),
-        "send_leave" => json_of(serve.send_leave(origin, read!(m::create_leave_event::v2::Request)).await?),
-        "invite" => json_of(federation.invites.take(origin, read!(m::create_invite::v2::Request)).await?),
-        "backfill" => json_of(serve.backfill(origin, read!(backfill::get_backfill::v1::Request)).await?),
-        "state" => json_of(serve.state(origin, read!(event::get_room_state::v1::Request)).await?),
-        "state_ids" => json_of(serve.state_ids(origin, read!(event::get_room_state_ids::v1::Request)).await?),
-        "event" => json_of(serve.event(origin, read!(event::get_event::v1::Request)).await?),
-        "event_auth" => json_of(serve.event_auth(origin, read!(auth::get_event_authorization::v1::Request)).await?),
-        "get_missing_events" => {
-            json_of(serve.missing_events(origin, read!(event::get_missing_events::v1::Request)).await?)
-        }
+        "make_join" => json_of(
+            serve
+                .make_join(origin, read!(m::prepare_join_event::v1::Request))
+                .await?,
+        ),
+        "send_join" => json_of(
+            serve
+                .send_join(origin, read!(m::create_join_event::v2::Request))
+                .await?,
+        ),
+        "make_leave" => json_of(
+            serve
+                .make_leave(origin, read!(m::prepare_leave_event::v1::Request))
+                .await?,
+        ),
+        "send_leave" => json_of(
+            serve
+                .send_leave(origin, read!(m::create_leave_event::v2::Request))
+                .await?,
+        ),
+        "invite" => json_of(
+            federation
+                .invites
+                .take(origin, read!(m::create_invite::v2::Request))
+                .await?,
+        ),
+        "backfill" => json_of(
+            serve
+                .backfill(origin, read!(backfill::get_backfill::v1::Request))
+                .await?,
+        ),
+        "state" => json_of(
+            serve
+                .state(origin, read!(event::get_room_state::v1::Request))
+                .await?,
+        ),
+        "state_ids" => json_of(
+            serve
+                .state_ids(origin, read!(event::get_room_state_ids::v1::Request))
+                .await?,
+        ),
+        "event" => json_of(
+            serve
+                .event(origin, read!(event::get_event::v1::Request))
+                .await?,
+        ),
+        "event_auth" => json_of(
+            serve
+                .event_auth(origin, read!(auth::get_event_authorization::v1::Request))
+                .await?,
+        ),
+        "get_missing_events" => json_of(
+            serve
+                .missing_events(origin, read!(event::get_missing_events::v1::Request))
+                .await?,
+        ),
         other => Err(FederationError::NotFound(format!("no endpoint {other}"))),
     }
 }
 
 fn json_of(response: impl OutgoingResponse) -> Result<Answer, FederationError> {
-    let (parts, body) = response.try_into_http_response::<Vec<u8>>().unwrap().into_parts();
+    let (parts, body) = response
+        .try_into_http_response::<Vec<u8>>()
+        .unwrap()
+        .into_parts();
     Ok(Response::from_parts(parts, Full::from(body)))
 }
 
