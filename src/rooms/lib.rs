@@ -32,6 +32,7 @@ mod membership;
 mod outliers;
 mod page;
 mod plan;
+mod profiles;
 mod reader;
 pub mod receipts;
 mod receive;

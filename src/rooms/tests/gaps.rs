@@ -194,3 +194,76 @@ async fn deliver(there: &Rooms, here: &Rooms, room: &OwnedRoomId, id: &OwnedEven
         "{received:?}"
     );
 }
+
+#[tokio::test]
+async fn an_invite_from_outside_is_shown_pruned_and_can_be_declined_alone() {
+    let (there, here) = (server("home").await, server("far").await);
+    let room = room(&there, RoomVersionId::V12, "@alice:home").await;
+    let (alice, bob) = (user("@alice:home"), user("@bob:far"));
+    let invite = member("@bob:far", "invite");
+    let (template, version) = there.template(&room, &alice, invite).await.unwrap();
+    let rules = resuni_dag::RoomRules::of(&version).unwrap();
+    let event =
+        resuni_dag::sign_object(template, rules, there.server_name(), &there.config.key).unwrap();
+    // As the other server sends it: whole events, and the invite among them.
+    let view = there.view(&room).await.unwrap().unwrap();
+    let state = view.stripped_state_pdus().await.unwrap();
+    let told: Vec<&str> = state.iter().chain([&event]).map(Pdu::json).collect();
+    let stripped = Some(format!("[{}]", told.join(",")));
+    let out = OutOfBand {
+        user: &bob,
+        room: &room,
+        version: &version,
+        stripped,
+        event,
+    };
+    here.record_invite(out).await.unwrap();
+
+    let invites = here.rooms_of(&bob, &[Membership::Invite]).await.unwrap();
+    assert_eq!(invites.len(), 1);
+    let shown = here
+        .stripped_state(&bob, invites[0].num)
+        .await
+        .unwrap()
+        .unwrap();
+    let shown: Vec<serde_json::Map<String, serde_json::Value>> =
+        serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown.len(), state.len() + 1);
+    assert!(shown.iter().all(|event| event.len() == 4), "{shown:?}");
+    assert_eq!(
+        (&shown[0]["type"], &shown[state.len()]["state_key"]),
+        (&json!("m.room.create"), &json!("@bob:far"))
+    );
+
+    let home = OwnedServerName::try_from("home").unwrap();
+    for answer in [
+        here.leave(&room, &bob, None).await,
+        here.join(&room, &bob, &MemberDetails::default()).await,
+    ] {
+        assert!(
+            matches!(&answer, Err(RoomError::Remote { via, .. }) if *via == [home.clone()]),
+            "{answer:?}"
+        );
+    }
+    let before = here.store().log().watermark();
+    here.leave_unheard(&room, &bob).await.unwrap();
+    let log = here.store().log();
+    let entries = log.read(before, log.watermark(), 10).await.unwrap();
+    let entry = tables::EventLog::from_bytes(&entries[0].payload).unwrap();
+    assert_eq!(
+        (entries.len(), entry.flags, entry.memberships.len()),
+        (1, tables::flags::OUT_OF_BAND, 1)
+    );
+    assert!(
+        here.rooms_of(&bob, &[Membership::Invite])
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(matches!(
+        here.leave_unheard(&room, &bob).await,
+        Err(RoomError::Forbidden(_))
+    ));
+    here.leave(&room, &bob, None).await.unwrap();
+    here.forget(&room, &bob).await.unwrap();
+}
