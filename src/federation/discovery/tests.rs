@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use super::*;
 use crate::net::{Dialer, Guard, tls};
 
-#[path = "../tests/support/authority.rs"]
+#[path = "../tests/it/authority.rs"]
 mod authority;
 
 const WEB_NAMES: &[&str] = &[

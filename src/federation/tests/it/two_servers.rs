@@ -1,7 +1,5 @@
 //! Rooms that two servers share, each a whole one but for the client-server API.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
 use std::{collections::BTreeSet, time::Duration};
 
 use resuni_federation::{FederationError, Handshake, Joined};
@@ -10,13 +8,8 @@ use resuni_store::Direction;
 use ruma::{OwnedRoomId, OwnedServerName, RoomId};
 use serde_json::Map;
 
-use authority::Authority;
-use part::{Map as Addresses, PATIENCE, Part, servers};
-
-#[path = "support/authority.rs"]
-mod authority;
-#[path = "support/part.rs"]
-mod part;
+use crate::authority::Authority;
+use crate::part::{Map as Addresses, PATIENCE, Part, servers};
 
 async fn room(at: &Part, version: &str, preset: Preset) -> OwnedRoomId {
     let request = CreateRoom {

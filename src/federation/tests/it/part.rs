@@ -39,7 +39,8 @@ pub struct Part {
     /// Who types.
     pub typing: Arc<Typing>,
     store: Store,
-    key: [u8; 32],
+    /// The seed of its key.
+    pub key: [u8; 32],
     stop: CancellationToken,
     acceptor: TlsAcceptor,
     tasks: Vec<JoinHandle<()>>,

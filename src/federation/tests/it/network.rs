@@ -1,7 +1,5 @@
 //! Two servers over TLS on loopback, with a private authority.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -28,10 +26,7 @@ use ruma::{
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use authority::Authority;
-
-#[path = "support/authority.rs"]
-mod authority;
+use crate::authority::Authority;
 
 /// What a part knows of the world.
 #[derive(Clone)]

@@ -1,0 +1,14 @@
+//! Federation from outside: one binary, so that it is linked once.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+mod authority;
+mod hostile;
+mod network;
+mod part;
+mod two_servers;
