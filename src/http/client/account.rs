@@ -7,12 +7,14 @@ use axum::extract::State;
 use bytes::Bytes;
 use http::Method;
 use resuni_accounts::Accounts;
+use resuni_federation::Federation;
+use resuni_rooms::Rooms;
 use ruma::api::client::account::{
     ThirdPartyIdRemovalStatus, change_password, deactivate, get_3pids, request_openid_token, whoami,
 };
 use ruma::authentication::TokenType;
 
-use super::uia::Unconfirmed;
+use super::{remote::Remote, uia::Unconfirmed};
 use crate::{
     error::ApiError,
     extract::{Answer, Policy, RawJson, Reply, Ruma},
@@ -68,6 +70,8 @@ async fn set_password(
 
 async fn end(
     State(accounts): State<Arc<Accounts>>,
+    State(rooms): State<Arc<Rooms>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma {
         body,
         caller,
@@ -84,6 +88,11 @@ async fn end(
     };
     request.confirm_password(&accounts, &caller).await?;
     accounts.deactivate(caller.account, body.erase).await?;
+    let remote = Remote {
+        rooms: &rooms,
+        federation: federation.as_deref(),
+    };
+    remote.leave_all(&caller.user_id).await?;
     // There was nothing to unbind.
     Ok(Reply(deactivate::v3::Response::new(
         ThirdPartyIdRemovalStatus::Success,

@@ -6,21 +6,28 @@ use axum::extract::State;
 use bytes::Bytes;
 use resuni_accounts::Session;
 use resuni_federation::Federation;
-use resuni_rooms::{Gaps, Page, PageQuery, RoomView, Rooms, TimelineEvent, TimelineToken, Viewer};
+use resuni_rooms::{
+    Context, Gaps, Page, PageQuery, RoomView, Rooms, TimelineEvent, TimelineToken, Viewer,
+};
 use resuni_store::{Direction, Position};
 use resuni_sync::filter;
-use ruma::api::{
-    self,
-    client::{
-        context::get_context, filter::RoomEventFilter, message::get_message_events,
-        room::get_room_event,
+use ruma::{
+    MilliSecondsSinceUnixEpoch, RoomId, UInt,
+    api::{
+        self,
+        client::{
+            context::get_context,
+            filter::RoomEventFilter,
+            message::get_message_events,
+            room::{get_event_by_timestamp, get_room_event},
+        },
     },
 };
 
 use super::rooms::{form, token, view};
 use crate::{
     error::ApiError,
-    extract::{RawJson, Ruma},
+    extract::{Answer, RawJson, Reply, Ruma},
     routes::Routes,
 };
 
@@ -31,10 +38,14 @@ const FETCHES: usize = 5;
 
 /// The table of this section.
 pub fn routes() -> Routes {
-    Routes::new().guest(messages).guest(context).guest(event)
+    Routes::new()
+        .guest(messages)
+        .guest(context)
+        .guest(event)
+        .on(at_time)
 }
 
-fn limit(asked: ruma::UInt) -> usize {
+fn limit(asked: UInt) -> usize {
     usize::try_from(u64::from(asked))
         .unwrap_or(MOST)
         .clamp(1, MOST)
@@ -59,10 +70,7 @@ async fn messages(
     let view = view(&rooms, &body.room_id).await?;
     // Members, former members, and everybody where the world may read; the rest hears nothing.
     view.readable_state(&caller.user_id).await?;
-    let dir = match body.dir {
-        api::Direction::Backward => Direction::Backward,
-        api::Direction::Forward => Direction::Forward,
-    };
+    let dir = direction(body.dir);
     let from = match (&body.from, dir) {
         (Some(from), _) => token(from)?,
         (None, Direction::Backward) => view.end(),
@@ -160,23 +168,18 @@ async fn context(
     State(rooms): State<Arc<Rooms>>,
     Ruma { body, caller, .. }: Ruma<get_context::v3::Request>,
 ) -> Result<RawJson, ApiError> {
-    let (mut viewer, event) = find(&rooms, &caller, &body.room_id, &body.event_id).await?;
+    let mut viewer = viewer(&rooms, &caller, &body.room_id).await?;
     let limit = limit(body.limit);
-    let query = |from, dir, limit| PageQuery {
-        from,
-        to: None,
-        dir,
-        limit,
-        gaps: Gaps::Pass,
-    };
-    let backward = query(event.before(), Direction::Backward, limit.div_ceil(2));
-    let before = page(&mut viewer, &body.filter, backward).await?.events;
-    let forward = query(event.token, Direction::Forward, limit / 2);
-    let after = page(&mut viewer, &body.filter, forward).await?.events;
+    let wanted = |event: &TimelineEvent| filter::pdu(&body.filter, &event.fields());
+    let Context {
+        event,
+        before,
+        after,
+        start,
+        end,
+        state,
+    } = viewer.context(&body.event_id, limit, wanted).await?;
 
-    let start = before.last().unwrap_or(&event).before();
-    let last = after.last().unwrap_or(&event);
-    let end = last.token;
     let form = form(&rooms, &caller);
     let state = if filter::lazy(&body.filter) {
         let all: Vec<_> = before
@@ -187,11 +190,8 @@ async fn context(
             .collect();
         senders(&mut viewer, &all, &rooms, &caller).await?
     } else {
-        let state = viewer.view().state_at(&last.event_id()).await?;
-        viewer
-            .view()
-            .state_json(&state.nums().await?, &form)
-            .await?
+        let nums = viewer.view().state_at_snap(state).nums().await?;
+        viewer.view().state_json(&nums, &form).await?
     };
     let (before, after) = (
         viewer.list(&before, &form).await?,
@@ -208,25 +208,43 @@ async fn event(
     State(rooms): State<Arc<Rooms>>,
     Ruma { body, caller, .. }: Ruma<get_room_event::v3::Request>,
 ) -> Result<RawJson, ApiError> {
-    let (mut viewer, event) = find(&rooms, &caller, &body.room_id, &body.event_id).await?;
+    let mut viewer = viewer(&rooms, &caller, &body.room_id).await?;
+    let event = viewer.event(&body.event_id).await?.ok_or_else(unknown)?;
     let json = viewer.json(&event, &form(&rooms, &caller)).await?;
     Ok(RawJson(Bytes::from(json)))
 }
 
-/// An event that the caller may see. What they may not see doesn't exist, as far as they can tell.
-async fn find(
-    rooms: &Rooms,
-    caller: &Session,
-    room: &ruma::RoomId,
-    event: &ruma::EventId,
-) -> Result<(Viewer, TimelineEvent), ApiError> {
-    let unknown = || ApiError::not_found("There is no such event that you may see.");
+async fn at_time(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<get_event_by_timestamp::v1::Request>,
+) -> Answer<get_event_by_timestamp::v1::Response> {
+    let mut viewer = viewer(&rooms, &caller, &body.room_id).await?;
+    let event = viewer
+        .event_at_time(body.ts.get().into(), direction(body.dir))
+        .await?;
+    let event = event.ok_or_else(unknown)?;
+    let time = UInt::new_saturating(event.fields().timestamp());
+    let time = MilliSecondsSinceUnixEpoch(time);
+    Ok(Reply(get_event_by_timestamp::v1::Response::new(
+        event.event_id(),
+        time,
+    )))
+}
+
+/// What the caller may not see doesn't exist, as far as they can tell.
+fn unknown() -> ApiError {
+    ApiError::not_found("There is no such event that you may see.")
+}
+
+/// The caller's eyes on a room. A room that does not exist is one of which they see nothing.
+async fn viewer(rooms: &Rooms, caller: &Session, room: &RoomId) -> Result<Viewer, ApiError> {
     let view = rooms.view(room).await?.ok_or_else(unknown)?;
-    let mut viewer = view.viewer(&caller.user_id).await?;
-    let event = view.timeline_event(event).await?.ok_or_else(unknown)?;
-    if viewer.sees(&event).await? {
-        Ok((viewer, event))
-    } else {
-        Err(unknown())
+    Ok(view.viewer(&caller.user_id).await?)
+}
+
+fn direction(dir: api::Direction) -> Direction {
+    match dir {
+        api::Direction::Backward => Direction::Backward,
+        api::Direction::Forward => Direction::Forward,
     }
 }

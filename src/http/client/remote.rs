@@ -80,8 +80,11 @@ impl Remote<'_> {
         user: &UserId,
         reason: Option<&str>,
     ) -> Result<(), ApiError> {
-        let Err(error) = self.rooms.leave(room, user, reason).await else {
-            return Ok(());
+        let error = match self.rooms.leave(room, user, reason).await {
+            Ok(()) => return Ok(()),
+            // Nobody is left to tell.
+            Err(RoomError::NoWay(_)) => return Ok(self.rooms.leave_unheard(room, user).await?),
+            Err(error) => error,
         };
         let (federation, via) = self.way(error)?;
         let details = MemberDetails {
@@ -117,6 +120,16 @@ impl Remote<'_> {
             .invites
             .send(room, sender, target, content)
             .await?;
+        Ok(())
+    }
+    /// Leaves all rooms, and declines all invites: for an account that ends.
+    pub async fn leave_all(&self, user: &UserId) -> Result<(), ApiError> {
+        let here = [Membership::Join, Membership::Invite, Membership::Knock];
+        for room in self.rooms.rooms_of(user, &here).await? {
+            if let Err(error) = self.leave(&room.room_id, user, None).await {
+                tracing::warn!(room = %room.room_id, %user, ?error, "a deactivated user is still in");
+            }
+        }
         Ok(())
     }
 }

@@ -1,14 +1,20 @@
 //! Questions about people and rooms of ours (Server-Server API, "Querying for information",
 //! "Published Room Directory", "Server implementation").
 
+use std::sync::Arc;
+
+use axum::extract::State;
+use resuni_accounts::Accounts;
 use ruma::api::federation::{
     directory::{get_public_rooms, get_public_rooms_filtered},
     discovery::get_server_version::v1 as version,
+    openid::get_openid_userinfo,
     query::{get_profile_information, get_room_information},
 };
 
 use super::On;
 use crate::{
+    error::ApiError,
     extract::{Answer, Reply, Ruma},
     routes::Routes,
 };
@@ -20,6 +26,7 @@ pub fn routes() -> Routes {
         .on(directory)
         .on(public_rooms)
         .on(search)
+        .on(openid)
         .on(implementation)
 }
 
@@ -58,4 +65,15 @@ async fn implementation(On(_): On, _: Ruma<version::Request>) -> Answer<version:
     server.version = Some(env!("CARGO_PKG_VERSION").to_owned());
     response.server = Some(server);
     Ok(Reply(response))
+}
+
+/// Who an OpenID token was given to.
+async fn openid(
+    On(_): On,
+    State(accounts): State<Arc<Accounts>>,
+    Ruma { body, .. }: Ruma<get_openid_userinfo::v1::Request>,
+) -> Answer<get_openid_userinfo::v1::Response> {
+    let user = accounts.openid_user(&body.access_token).await?;
+    let user = user.ok_or_else(|| ApiError::unknown_token(false))?;
+    Ok(Reply(get_openid_userinfo::v1::Response::new(user)))
 }
