@@ -31,6 +31,8 @@ pub struct Listed {
     pub path: String,
     /// Whether it needs an access token.
     pub needs_token: bool,
+    /// Whether it needs another server's signature.
+    pub needs_signature: bool,
     /// Its policy.
     pub policy: Policy,
 }
@@ -85,6 +87,7 @@ impl Routes {
                 method: <T::Request as Metadata>::METHOD,
                 path: (*path).to_owned(),
                 needs_token: <T::Request as Metadata>::Authentication::NEEDS_TOKEN,
+                needs_signature: <T::Request as Metadata>::Authentication::COVERS_BODY,
                 policy,
             });
         }

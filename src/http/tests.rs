@@ -2,20 +2,23 @@
 
 mod accounts;
 mod edges;
+mod federation;
 mod rooms;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Router, body::Body};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
 use resuni_dag::SigningKey;
+use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_rooms::{Rooms, RoomsConfig};
 use resuni_store::{SharedClock, Store, SystemClock};
 use resuni_sync::Sync;
 use ruma::{RoomVersionId, api::appservice::Registration as ServiceFile, owned_server_name};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::{AppState, Registration, Settings, Support, limits::Limits, router};
@@ -81,16 +84,45 @@ impl Server {
         let accounts = Accounts::open(config, services, store.clone(), clock.clone())
             .await
             .unwrap();
+        let key = Arc::new(SigningKey::generate("1", [7; 32]).unwrap());
         let config = RoomsConfig {
             server_name: server_name.clone(),
-            key: Arc::new(SigningKey::generate("1", [7; 32]).unwrap()),
+            key: Arc::clone(&key),
             default_version: RoomVersionId::V12,
         };
-        let rooms = Rooms::open(config, store, clock.clone()).await.unwrap();
-        let sync = {
-            let typing = Arc::clone(rooms.typing());
-            Sync::new(Arc::clone(&rooms), Arc::clone(&accounts), typing)
+        let rooms = Rooms::open(config, store.clone(), clock.clone())
+            .await
+            .unwrap();
+        let typing = Arc::clone(rooms.typing());
+        let sync = Sync::new(
+            Arc::clone(&rooms),
+            Arc::clone(&accounts),
+            Arc::clone(&typing),
+        );
+        // It could talk to others, but nothing may leave this process.
+        let network = NetworkConfig {
+            server_name: server_name.clone(),
+            key: Arc::clone(&key),
+            old_keys: Vec::new(),
+            notaries: Vec::new(),
+            mode: Mode::Open,
+            destinations: BTreeMap::new(),
+            extra_ca_files: Vec::new(),
+            deny_ip_ranges: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
         };
+        let network = Network::open(network, store.clone(), clock.clone()).unwrap();
+        let federation = Federation::open(FederationParts {
+            server_name: server_name.clone(),
+            key,
+            network,
+            store,
+            rooms: Arc::clone(&rooms),
+            accounts: Arc::clone(&accounts),
+            typing,
+            clock: clock.clone(),
+            stop: CancellationToken::new(),
+        });
+        let federation = Some(Arc::new(federation.await.unwrap()));
         let mut settings = Settings {
             server_name,
             public_baseurl: None,
@@ -109,7 +141,7 @@ impl Server {
             settings: Arc::new(settings),
             accounts,
             rooms,
-            federation: None,
+            federation,
             sync,
             limits: Arc::new(Limits::new(false, clock)),
         };

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use resuni_accounts::Session;
 use resuni_federation::Federation;
 use resuni_rooms::{
-    Context, Gaps, Page, PageQuery, RoomView, Rooms, TimelineEvent, TimelineToken, Viewer,
+    Context, Gaps, Page, PageQuery, RoomError, RoomView, Rooms, TimelineEvent, TimelineToken,
+    Viewer,
 };
 use resuni_store::{Direction, Position};
 use resuni_sync::filter;
@@ -178,7 +179,13 @@ async fn context(
         start,
         end,
         state,
-    } = viewer.context(&body.event_id, limit, wanted).await?;
+    } = viewer
+        .context(&body.event_id, limit, wanted)
+        .await
+        .map_err(|error| match error {
+            RoomError::NotFound(_) => unknown(),
+            error => error.into(),
+        })?;
 
     let form = form(&rooms, &caller);
     let state = if filter::lazy(&body.filter) {

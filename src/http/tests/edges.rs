@@ -8,7 +8,7 @@ use super::Server;
 use crate::{client, table};
 
 /// A path with something of the right form in place of each variable.
-fn filled(pattern: &str) -> String {
+pub(super) fn filled(pattern: &str) -> String {
     let fill = |segment: &str| match segment {
         "{user_id}" => "@alice:example.org".to_owned(),
         "{room_id}" | "{room_id_or_alias}" => "!room:example.org".to_owned(),
