@@ -56,9 +56,9 @@ impl Rooms {
         {
             return Err(refused(&room_id, "its state has no create event"));
         }
-        let position = line.come_in(join, before).await?;
-        line.finish(lane).await?.durable().await?;
-        Ok(position)
+        line.come_in(join, before).await?;
+        let positions = line.finish(lane).await?.durable().await?;
+        Ok(positions.first().copied().unwrap_or(Position(0)))
     }
 }
 
@@ -104,7 +104,7 @@ impl Line<'_> {
             .await?)
     }
 
-    async fn come_in(&mut self, join: Pdu, before: SnapNum) -> Result<Position, RoomError> {
+    async fn come_in(&mut self, join: Pdu, before: SnapNum) -> Result<(), RoomError> {
         let refs = Refs::of(&self.work, &join).await?;
         if let Some(missing) = refs.missing_auth.first() {
             return Err(refused(
@@ -133,14 +133,11 @@ impl Line<'_> {
             let follows = self.followed(refs.prev).await?;
             return self.extend(event, &follows, flags::ADOPTED).await;
         }
-        let (tips, after) = (
-            vec![Tip {
-                event: event.num,
-                ..tip
-            }],
-            event.after,
-        );
-        self.lay(event, tips, after, flags::ADOPTED).await
+        let tips = vec![Tip {
+            event: event.num,
+            ..tip
+        }];
+        self.lay(event, tips, flags::ADOPTED).await
     }
 }
 
@@ -229,7 +226,12 @@ impl Rooms {
             )
             .await?;
         }
-        let position = line.work.position();
+        let position = line
+            .work
+            .positions(1)
+            .first()
+            .copied()
+            .unwrap_or(Position(0));
         let stripped = Some(what.stripped.unwrap_or_else(|| "[]".to_owned()));
         let row = UserRoom {
             membership,

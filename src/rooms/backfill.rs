@@ -149,7 +149,7 @@ impl Line<'_> {
             delta::put_event(&mut self.work, self.live.num, event).await?;
             return Ok(None);
         }
-        self.foresee(&event).await?;
+        delta::foresee(&mut self.work, self.live.num, &event).await?;
         Ok(Some(event))
     }
 
@@ -185,21 +185,6 @@ impl Line<'_> {
             let place = Place::Timeline { position, sub };
             delta::put_event(&mut self.work, self.live.num, Judged { place, ..event }).await?;
         }
-        Ok(())
-    }
-
-    /// The states of an event whose row is not made yet, for the events that follow it.
-    async fn foresee(&mut self, event: &Judged) -> Result<(), RoomError> {
-        let row = delta::row_of(&mut self.work, self.live.num, event).await?;
-        let place = Place::Timeline {
-            position: resuni_store::Position(0),
-            sub: 0,
-        };
-        self.work.remember(
-            event.num,
-            crate::tables::EventRow { place, ..row },
-            event.pdu.clone(),
-        );
         Ok(())
     }
 }

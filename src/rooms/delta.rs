@@ -4,9 +4,9 @@
 //! and the new current state, whatever changed it: an event, state resolution, or a join that brought a state
 //! along. So it can't disagree with the state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, sync::Arc};
 
-use resuni_dag::Pdu;
+use resuni_dag::{Lattice, Pdu};
 use resuni_store::{Direction, Position, ScanRange, StoreError};
 use ruma::UserId;
 
@@ -19,7 +19,7 @@ use crate::{
         OUTLIERS, OutlierRow, Place, ROOM_SERVERS, SERVER_ROOMS, TIMELINE, TXNS, TimelineRow,
         USER_ROOMS, UserRoom, flags,
     },
-    types::{EventHash, EventNum, Membership, RoomNum, SnapNum, UserNum, server_of},
+    types::{EventHash, EventNum, Membership, RoomNum, ServerNum, SnapNum, UserNum, server_of},
     work::{Work, hash_of},
 };
 
@@ -81,6 +81,24 @@ pub(crate) async fn put_event(
             work.batch.put(&OUTLIERS, &num, &row);
         }
     }
+    Ok(())
+}
+
+/// From here on an event reads as if it lay in the timeline, where its exact place is not known yet.
+pub(crate) async fn foresee(
+    work: &mut Work<'_>,
+    room: RoomNum,
+    event: &Judged,
+) -> Result<(), RoomError> {
+    let place = Place::Timeline {
+        position: Position(0),
+        sub: 0,
+    };
+    let row = EventRow {
+        place,
+        ..row_of(work, room, event).await?
+    };
+    work.remember(event.num, row, event.pdu.clone());
     Ok(())
 }
 
@@ -209,6 +227,72 @@ async fn put_edges(
     Ok(gap)
 }
 
+/// What follows from a change of the current state: found before positions are reserved, since a large room's join
+/// brings many members.
+#[derive(Default)]
+pub(crate) struct Turn {
+    lattice: Option<Arc<Lattice>>,
+    members: Vec<MemberTurn>,
+    /// Joined users more or less, by server.
+    servers: BTreeMap<ServerNum, i64>,
+}
+
+/// A user whose member event is another.
+struct MemberTurn {
+    user: UserNum,
+    local: bool,
+    before: Option<Membership>,
+    after: Option<Membership>,
+    event: EventNum,
+    old: Option<UserRoom>,
+}
+
+impl MemberTurn {
+    /// How the number of users who are `which` changes.
+    fn by(&self, which: Membership) -> i64 {
+        i64::from(self.after == Some(which)) - i64::from(self.before == Some(which))
+    }
+}
+
+/// Compares the current state as it was with the one to be.
+pub(crate) async fn turn(
+    work: &mut Work<'_>,
+    room: RoomNum,
+    old: SnapNum,
+    new: SnapNum,
+) -> Result<Turn, RoomError> {
+    let mut turn = Turn::default();
+    if old == new {
+        return Ok(turn);
+    }
+    turn.lattice = Some(work.lattice(new).await?);
+    for change in work.reader.state_diff(old, new).await? {
+        let (kind, key) = work.reader.state_key(change.key).await?;
+        let (Some(event), "m.room.member") = (change.after.or(change.before), kind.as_str()) else {
+            continue;
+        };
+        let Ok(id) = UserId::parse(&key) else {
+            continue;
+        };
+        let user = work.user(&id).await?;
+        let member = MemberTurn {
+            user,
+            local: is_local(work, &id),
+            before: membership_of(work, change.before).await?,
+            after: membership_of(work, change.after).await?,
+            event,
+            old: work.reader.snapshot.get(&USER_ROOMS, &(user, room)).await?,
+        };
+        let joined = member.by(Membership::Join);
+        if joined != 0 {
+            let server = work.server(server_of(&id)).await?;
+            *turn.servers.entry(server).or_default() += joined;
+        }
+        turn.members.push(member);
+    }
+    Ok(turn)
+}
+
 /// The room's head moves: the guard, the head, and all that is derived from the current state. Counts members in `head`,
 /// and returns our own users whose membership changed.
 pub(crate) async fn move_head(
@@ -216,16 +300,27 @@ pub(crate) async fn move_head(
     room: RoomNum,
     old: Option<&Head>,
     head: &mut Head,
+    turn: Turn,
 ) -> Result<Vec<UserNum>, RoomError> {
-    let old_snap = old.map_or(SnapNum::EMPTY, |head| head.snap);
     (head.joined, head.invited) = old.map_or((0, 0), |head| (head.joined, head.invited));
-    let mut changed = Vec::new();
-    if head.snap != old_snap {
-        let lattice = work.lattice(head.snap).await?;
+    if let Some(lattice) = &turn.lattice {
         work.batch
             .put(&LATTICE, &room, &lattice.to_bytes().to_vec());
-        changed = put_members(work, room, old_snap, head).await?;
     }
+    let mut changed = Vec::new();
+    for member in &turn.members {
+        head.joined = head
+            .joined
+            .saturating_add_signed(member.by(Membership::Join));
+        head.invited = head
+            .invited
+            .saturating_add_signed(member.by(Membership::Invite));
+        put_member(work, room, member, head.position);
+        if member.local && member.before != member.after {
+            changed.push(member.user);
+        }
+    }
+    put_servers(work, room, turn.servers).await?;
     match old {
         Some(old) => work.batch.guard_equals(&HEAD, &room, old),
         None => work.batch.guard_absent(&HEAD, &room),
@@ -234,59 +329,43 @@ pub(crate) async fn move_head(
     Ok(changed)
 }
 
-/// What changed for the servers of a room.
-#[derive(Default)]
-struct Servers(BTreeMap<String, i64>);
-
-/// Derives the membership tables from the difference of two current states.
-async fn put_members(
-    work: &mut Work<'_>,
-    room: RoomNum,
-    old_snap: SnapNum,
-    head: &mut Head,
-) -> Result<Vec<UserNum>, RoomError> {
-    let mut servers = Servers::default();
-    let mut changed = BTreeSet::new();
-    for change in work.reader.state_diff(old_snap, head.snap).await? {
-        let (kind, key) = work.reader.state_key(change.key).await?;
-        if kind != "m.room.member" {
-            continue;
-        }
-        let Ok(user) = UserId::parse(&key) else {
-            continue;
-        };
-        let before = membership_of(work, change.before).await?;
-        let after = membership_of(work, change.after).await?;
-        let num = work.user(&user).await?;
-        if let Some(before) = before
-            && Some(before) != after
-        {
-            work.batch.delete(&MEMBERS, &(room, before, num));
-        }
-        if let (Some(after), Some(event)) = (after, change.after) {
-            work.batch.put(&MEMBERS, &(room, after, num), &event);
-        }
-        let joined = i64::from(after == Some(Membership::Join))
-            - i64::from(before == Some(Membership::Join));
-        let invited = i64::from(after == Some(Membership::Invite))
-            - i64::from(before == Some(Membership::Invite));
-        head.joined = head.joined.saturating_add_signed(joined);
-        head.invited = head.invited.saturating_add_signed(invited);
-        *servers.0.entry(server_of(&user).to_owned()).or_default() += joined;
-        let local = is_local(work, &user);
-        if local && joined > 0 {
-            work.batch.put(&LOCAL_MEMBERS, &(room, num), &());
-        } else if local && joined < 0 {
-            work.batch.delete(&LOCAL_MEMBERS, &(room, num));
-        }
-        if local && before != after {
-            changed.insert(num);
-        }
-        let event = change.after.or(change.before);
-        put_user_room(work, room, num, (before, after), event, head.position).await?;
+fn put_member(work: &mut Work<'_>, room: RoomNum, member: &MemberTurn, position: Position) {
+    let MemberTurn {
+        user,
+        local,
+        before,
+        after,
+        event,
+        ref old,
+    } = *member;
+    if let Some(before) = before
+        && Some(before) != after
+    {
+        work.batch.delete(&MEMBERS, &(room, before, user));
     }
-    put_servers(work, room, servers).await?;
-    Ok(changed.into_iter().collect())
+    if let Some(after) = after {
+        work.batch.put(&MEMBERS, &(room, after, user), &event);
+    }
+    match member.by(Membership::Join) {
+        1 if local => work.batch.put(&LOCAL_MEMBERS, &(room, user), &()),
+        -1 if local => work.batch.delete(&LOCAL_MEMBERS, &(room, user)),
+        _ => {}
+    }
+    // A member event that state resolution took away leaves its user outside.
+    let membership = after.unwrap_or(Membership::Leave);
+    let out = matches!(membership, Membership::Leave | Membership::Ban);
+    let row = UserRoom {
+        membership,
+        event,
+        position: match old {
+            // A new display name is no new membership.
+            Some(old) if before == after && old.membership == membership => old.position,
+            _ => position,
+        },
+        stripped: None,
+        forgotten: out && old.as_ref().is_some_and(|old| old.forgotten),
+    };
+    work.batch.put(&USER_ROOMS, &(user, room), &row);
 }
 
 /// The membership in a member event; one that is malformed counts as none.
@@ -311,41 +390,12 @@ pub(crate) fn membership_in(pdu: &Pdu) -> Option<Membership> {
     Membership::from_name(&content.membership)
 }
 
-async fn put_user_room(
-    work: &mut Work<'_>,
-    room: RoomNum,
-    user: UserNum,
-    (before, after): (Option<Membership>, Option<Membership>),
-    event: Option<EventNum>,
-    position: Position,
-) -> Result<(), StoreError> {
-    let Some(event) = event else { return Ok(()) };
-    let old = work.reader.snapshot.get(&USER_ROOMS, &(user, room)).await?;
-    // A member event that state resolution took away leaves its user outside.
-    let membership = after.unwrap_or(Membership::Leave);
-    let out = matches!(membership, Membership::Leave | Membership::Ban);
-    let row = UserRoom {
-        membership,
-        event,
-        position: match &old {
-            // A new display name is no new membership.
-            Some(old) if before == after && old.membership == membership => old.position,
-            _ => position,
-        },
-        stripped: None,
-        forgotten: out && old.is_some_and(|old| old.forgotten),
-    };
-    work.batch.put(&USER_ROOMS, &(user, room), &row);
-    Ok(())
-}
-
 async fn put_servers(
     work: &mut Work<'_>,
     room: RoomNum,
-    servers: Servers,
+    servers: BTreeMap<ServerNum, i64>,
 ) -> Result<(), StoreError> {
-    for (name, by) in servers.0.into_iter().filter(|(_, by)| *by != 0) {
-        let server = work.server(&name).await?;
+    for (server, by) in servers.into_iter().filter(|(_, by)| *by != 0) {
         let old = work
             .reader
             .snapshot

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use resuni_dag::Pdu;
-use resuni_store::{Applied, Batch, Position};
+use resuni_store::{Applied, Batch, Position, StoreError};
 use ruma::{OwnedEventId, RoomId, UserId};
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     plan::judge_own,
     resolve,
     rooms::Rooms,
-    tables::{EventLog, Head, Place, STATE_AT, TOPIC_EVENT, flags},
+    tables::{Head, Place, STATE_AT, TOPIC_EVENT, flags},
     types::{EventNum, SnapNum, server_of},
     work::{Work, hash_of},
 };
@@ -27,7 +27,32 @@ pub(crate) struct Line<'a> {
     pub live: Live,
     /// The head as it is in the store: the guard.
     original: Option<Head>,
-    log: Vec<(Position, EventLog)>,
+    /// Events that are laid at the end, in their order. Their positions are reserved last of all, because everybody's
+    /// watermark waits for them.
+    said: Vec<Said>,
+}
+
+struct Said {
+    event: Judged,
+    /// The current state after it.
+    snap: SnapNum,
+    flags: u8,
+}
+
+/// A batch that was applied.
+#[must_use = "nothing is acknowledged before it is durable"]
+pub(crate) struct Finished {
+    applied: Applied,
+    /// The positions of the events that were laid at the end, in their order.
+    pub positions: Vec<Position>,
+}
+
+impl Finished {
+    /// Waits until it is on disk.
+    pub async fn durable(self) -> Result<Vec<Position>, StoreError> {
+        self.applied.durable().await?;
+        Ok(self.positions)
+    }
 }
 
 impl<'a> Line<'a> {
@@ -61,7 +86,7 @@ impl<'a> Line<'a> {
             work,
             original: live.head.clone(),
             live,
-            log: Vec::new(),
+            said: Vec::new(),
         }
     }
 
@@ -138,9 +163,8 @@ impl<'a> Line<'a> {
         &mut self,
         event: Judged,
         follows: &HashSet<EventNum>,
-        more: u8,
-    ) -> Result<Position, RoomError> {
-        let after = event.after;
+        flags: u8,
+    ) -> Result<(), RoomError> {
         let mut tips: Vec<Tip> = self
             .live
             .tips
@@ -153,55 +177,29 @@ impl<'a> Line<'a> {
             id: event.pdu.event_id().to_owned(),
             depth: event.pdu.depth(),
         });
-        self.lay(event, tips, after, more).await
+        self.lay(event, tips, flags).await
     }
 
-    /// Lays an accepted event at the end of the timeline and makes these the extremities.
-    pub async fn lay(
-        &mut self,
-        event: Judged,
-        tips: Vec<Tip>,
-        after: SnapNum,
-        more: u8,
-    ) -> Result<Position, RoomError> {
-        let position = self.work.position();
-        let (num, pdu) = (event.num, event.pdu.clone());
-        let place = Place::Timeline {
-            position,
-            sub: u32::MAX,
-        };
-        delta::put_event(&mut self.work, self.live.num, Judged { place, ..event }).await?;
-        let snap = match tips.len() {
-            1 => after,
-            _ => {
-                resolve::state_after(
-                    &mut self.work,
-                    &self.live,
-                    tips.iter().map(|tip| tip.event).collect(),
-                )
-                .await?
-            }
-        };
+    /// Lays an accepted event at the end of the timeline and makes these the extremities: itself, and others.
+    pub async fn lay(&mut self, event: Judged, tips: Vec<Tip>, flags: u8) -> Result<(), RoomError> {
+        delta::foresee(&mut self.work, self.live.num, &event).await?;
+        let events = tips.iter().map(|tip| tip.event).collect();
+        let snap = resolve::state_after(&mut self.work, &self.live, events).await?;
         let old = self.live.head.take();
-        let mut bits = more;
-        if old.as_ref().map_or(SnapNum::EMPTY, |head| head.snap) != snap {
-            self.work
-                .batch
-                .put(&STATE_AT, &(self.live.num, position), &snap);
-            bits |= flags::STATE_CHANGED;
-        }
         self.live.head = Some(Head {
             extremities: tips.iter().map(|tip| tip.event).collect(),
             snap,
-            depth: old.map_or(0, |head| head.depth).max(pdu.depth()),
-            position,
+            depth: old
+                .as_ref()
+                .map_or(0, |head| head.depth)
+                .max(event.pdu.depth()),
+            position: Position(0),
             joined: 0,
             invited: 0,
         });
         self.live.tips = tips;
-        let entry = delta::log_entry(&mut self.work, num, &pdu, bits).await?;
-        self.log.push((position, entry));
-        Ok(position)
+        self.said.push(Said { event, snap, flags });
+        Ok(())
     }
 
     /// Applies what is in the batch so far. Only while it holds nothing that is right only together with what follows:
@@ -223,28 +221,66 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
-    /// Applies the batch and leaves the lane. The caller waits for [`Applied::durable`] before it acknowledges anything.
-    pub async fn finish(mut self, lane: Lane) -> Result<Applied, RoomError> {
-        if let Some(mut head) = self.live.head.take() {
-            if Some(&head) != self.original.as_ref() {
-                let room = self.live.num;
-                let changed =
-                    delta::move_head(&mut self.work, room, self.original.as_ref(), &mut head)
-                        .await?;
-                if let Some((_, last)) = self.log.last_mut() {
-                    last.memberships = changed;
-                }
-            }
+    /// Applies the batch and leaves the lane. The caller waits for [`Finished::durable`] before it acknowledges anything.
+    pub async fn finish(mut self, lane: Lane) -> Result<Finished, RoomError> {
+        let mut positions = Vec::new();
+        if !self.said.is_empty()
+            && let Some(mut head) = self.live.head.take()
+        {
+            positions = self.write_said(&mut head).await?;
             self.live.head = Some(head);
-        }
-        for (position, entry) in self.log {
-            self.work
-                .batch
-                .log(position, TOPIC_EVENT, self.live.num.0, entry.to_bytes());
         }
         let applied = self.work.commit().await?;
         lane.leave(self.live);
-        Ok(applied)
+        Ok(Finished { applied, positions })
+    }
+
+    async fn write_said(&mut self, head: &mut Head) -> Result<Vec<Position>, RoomError> {
+        let room = self.live.num;
+        let mut snap = self
+            .original
+            .as_ref()
+            .map_or(SnapNum::EMPTY, |head| head.snap);
+        let turn = delta::turn(&mut self.work, room, snap, head.snap).await?;
+        let said = std::mem::take(&mut self.said);
+        let positions = self.work.positions(said.len());
+        let mut log = Vec::with_capacity(said.len());
+        for (said, position) in said.into_iter().zip(&positions) {
+            let mut bits = said.flags;
+            if said.snap != snap {
+                snap = said.snap;
+                self.work.batch.put(&STATE_AT, &(room, *position), &snap);
+                bits |= flags::STATE_CHANGED;
+            }
+            log.push(
+                delta::log_entry(&mut self.work, said.event.num, &said.event.pdu, bits).await?,
+            );
+            let place = Place::Timeline {
+                position: *position,
+                sub: u32::MAX,
+            };
+            delta::put_event(
+                &mut self.work,
+                room,
+                Judged {
+                    place,
+                    ..said.event
+                },
+            )
+            .await?;
+        }
+        head.position = positions.last().copied().unwrap_or(Position(0));
+        let changed =
+            delta::move_head(&mut self.work, room, self.original.as_ref(), head, turn).await?;
+        if let Some(last) = log.last_mut() {
+            last.memberships = changed;
+        }
+        for (entry, position) in log.into_iter().zip(&positions) {
+            self.work
+                .batch
+                .log(*position, TOPIC_EVENT, room.0, entry.to_bytes());
+        }
+        Ok(positions)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use resuni_dag::{Pdu, create_event_id};
-use resuni_store::StoreError;
+use resuni_store::{Position, StoreError};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId};
 
 use crate::{
@@ -69,7 +69,14 @@ impl Rooms {
                 lane.leave(line.live);
                 self.settle().await?;
             }
-            _ => line.finish(lane).await?.durable().await?,
+            _ => {
+                let positions = line.finish(lane).await?.durable().await?;
+                if let Some(position) = positions.first() {
+                    return Ok(Received::Accepted {
+                        position: *position,
+                    });
+                }
+            }
         }
         Ok(received)
     }
@@ -262,8 +269,11 @@ impl Line<'_> {
         let (place, reason) = match verdict {
             Verdict::Accept => {
                 let follows = self.followed(refs.prev).await?;
-                let position = self.extend(event, &follows, 0).await?;
-                return Ok(Received::Accepted { position });
+                self.extend(event, &follows, 0).await?;
+                // The position is known when the batch is.
+                return Ok(Received::Accepted {
+                    position: Position(0),
+                });
             }
             Verdict::SoftFail(reason) => (Place::SoftFailed, reason),
             Verdict::Reject(reason) => (Place::Rejected, reason),

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use resuni_dag::{Lattice, Pdu, RoomRules};
-use resuni_store::{Applied, Batch, CommitError, Position, Reservation, StoreError};
+use resuni_store::{Applied, Batch, CommitError, Position, StoreError};
 use ruma::UserId;
 
 use crate::{
@@ -51,12 +51,15 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// A position of the log. It is given up if the batch is not applied.
-    pub fn position(&mut self) -> Position {
-        let reservation: Reservation = self.rooms.store.reserve(1);
-        let position = reservation.first();
+    /// Positions of the log, reserved when nothing is left to be waited for. They are given up if the batch is not applied.
+    pub fn positions(&mut self, count: usize) -> Vec<Position> {
+        let reservation = self
+            .rooms
+            .store
+            .reserve(u32::try_from(count).unwrap_or(u32::MAX));
+        let positions = reservation.iter().collect();
         self.batch.attach(reservation);
-        position
+        positions
     }
 
     pub async fn room(&mut self, room: &ruma::RoomId) -> Result<RoomNum, StoreError> {
