@@ -96,13 +96,6 @@ impl Config {
                 "Set a long random text, or remove the key.",
             ));
         }
-        if registration.enabled && registration.require_token && registration.tokens.is_empty() {
-            problems.push(Problem::new(
-                "registration.require_token",
-                "nobody could register, as there is no token.",
-                "List at least one in registration.tokens, or set registration.enabled = false.",
-            ));
-        }
     }
 
     fn check_consortium(&self, problems: &mut Vec<Problem>) {
@@ -227,8 +220,6 @@ mod tests {
             ..Config::default()
         };
         config.registration.shared_secret = Some(Secret::new(""));
-        config.registration.enabled = true;
-        config.registration.require_token = true;
         config.federation.mode = FederationMode::Consortium;
         config.federation.extra_ca_files = vec!["/nowhere/ca.crt".into()];
         assert_eq!(
@@ -238,7 +229,6 @@ mod tests {
                 "listeners[0].tls_certificate",
                 "listeners[1]",
                 "registration.shared_secret",
-                "registration.require_token",
                 "federation.mode",
                 "federation.extra_ca_files",
             ]

@@ -92,11 +92,8 @@ settings! {
         /// Whether people can make accounts by themselves. `resuni user create` works always.
         value enabled: bool = false;
 
-        /// Whether they need a token from `tokens` for it.
+        /// Whether they need a token for it; `resuni token create` makes one.
         value require_token: bool = false;
-
-        /// The tokens that may be used, each any number of times.
-        value tokens: Vec<Secret> = Vec::new(), like "[]";
 
         /// Whether guests (accounts without a password) are let in.
         value guests: bool = false;
