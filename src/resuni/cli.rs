@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
+use crate::operator::{self, Request};
 use crate::{serve, settings};
 
 /// A Matrix homeserver for a consortium of independent operators.
@@ -30,6 +31,12 @@ enum Command {
     /// Show or check the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Accounts of people.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Tokens that let people register.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Say which version this is.
     Version,
 }
@@ -40,6 +47,77 @@ enum ConfigCommand {
     Example,
     /// Read the settings and say what is wrong with them, or what they come to.
     Check(SettingsFile),
+}
+
+#[derive(Debug, Subcommand)]
+enum UserCommand {
+    /// Make an account; without --password-file its password is made up and printed.
+    Create {
+        /// The part of the user id between the @ and the colon.
+        name: String,
+        /// An administrator.
+        #[arg(long)]
+        admin: bool,
+        #[command(flatten)]
+        password: PasswordFile,
+        #[command(flatten)]
+        file: SettingsFile,
+    },
+    /// List all accounts.
+    List(SettingsFile),
+    /// Give an account a new password and end its sessions.
+    SetPassword {
+        /// The part of the user id between the @ and the colon.
+        name: String,
+        #[command(flatten)]
+        password: PasswordFile,
+        #[command(flatten)]
+        file: SettingsFile,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token and print it.
+    Create {
+        /// How many people may use it; without: any number.
+        #[arg(long)]
+        uses: Option<u64>,
+        #[command(flatten)]
+        file: SettingsFile,
+    },
+    /// List all tokens.
+    List(SettingsFile),
+    /// Remove a token. Accounts made with it stay.
+    Delete {
+        /// The token.
+        token: String,
+        #[command(flatten)]
+        file: SettingsFile,
+    },
+}
+
+/// A password is not an argument, since others on the machine see those.
+#[derive(Debug, Args)]
+struct PasswordFile {
+    /// A file whose first line is the password; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+impl PasswordFile {
+    fn read(&self) -> Result<Option<String>> {
+        let Some(path) = &self.password_file else {
+            return Ok(None);
+        };
+        let text = if path.as_os_str() == "-" {
+            std::io::read_to_string(std::io::stdin())
+        } else {
+            std::fs::read_to_string(path)
+        };
+        let text = text.with_context(|| format!("{} can't be read.", path.display()))?;
+        Ok(Some(text.lines().next().unwrap_or_default().to_owned()))
+    }
 }
 
 /// Where the settings are.
@@ -62,9 +140,59 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Config(ConfigCommand::Check(file)) => settings::check(&file),
+        Command::User(command) => user(command),
+        Command::Token(command) => token(command),
         Command::Version => {
             println!("resuni {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn user(command: UserCommand) -> Result<ExitCode> {
+    match command {
+        UserCommand::Create {
+            name,
+            admin,
+            password,
+            file,
+        } => {
+            let password = password.read()?;
+            operator::command(
+                &file,
+                &Request::CreateUser {
+                    localpart: name,
+                    password,
+                    admin,
+                },
+            )
+        }
+        UserCommand::List(file) => operator::command(&file, &Request::ListUsers),
+        UserCommand::SetPassword {
+            name,
+            password,
+            file,
+        } => {
+            let password = password.read()?;
+            operator::command(
+                &file,
+                &Request::SetPassword {
+                    localpart: name,
+                    password,
+                },
+            )
+        }
+    }
+}
+
+fn token(command: TokenCommand) -> Result<ExitCode> {
+    match command {
+        TokenCommand::Create { uses, file } => {
+            operator::command(&file, &Request::CreateToken { uses })
+        }
+        TokenCommand::List(file) => operator::command(&file, &Request::ListTokens),
+        TokenCommand::Delete { token, file } => {
+            operator::command(&file, &Request::DeleteToken { token })
         }
     }
 }

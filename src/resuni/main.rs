@@ -5,6 +5,7 @@ mod cli;
 mod data;
 mod listen;
 mod logging;
+mod operator;
 mod parts;
 mod serve;
 mod settings;
@@ -15,6 +16,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // One TLS provider for the whole process; an error means that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let arguments = cli::Arguments::parse();
     match cli::run(arguments) {
         Ok(code) => code,

@@ -32,11 +32,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Request {
     /// A new account; without a password one is made up.
-    CreateUser { localpart: String, password: Option<String>, admin: bool },
+    CreateUser {
+        localpart: String,
+        password: Option<String>,
+        admin: bool,
+    },
     /// All accounts.
     ListUsers,
     /// A new password, and an end to all sessions.
-    SetPassword { localpart: String, password: Option<String> },
+    SetPassword {
+        localpart: String,
+        password: Option<String>,
+    },
     /// A token to register with.
     CreateToken { uses: Option<u64> },
     /// All tokens.
@@ -142,7 +149,9 @@ impl Door {
 async fn answer(stream: UnixStream, accounts: &Accounts) -> Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(read.take(MOST_BYTES)).read_line(&mut line).await?;
+    BufReader::new(read.take(MOST_BYTES))
+        .read_line(&mut line)
+        .await?;
     if !line.ends_with('\n') {
         bail!("the request is too long or was cut off");
     }
@@ -153,13 +162,16 @@ async fn answer(stream: UnixStream, accounts: &Accounts) -> Result<()> {
 
 async fn execute(accounts: &Accounts, request: &Request) -> Reply {
     let done = match request {
-        Request::CreateUser { localpart, password, admin } => {
-            create_user(accounts, localpart, password.as_deref(), *admin).await
-        }
+        Request::CreateUser {
+            localpart,
+            password,
+            admin,
+        } => create_user(accounts, localpart, password.as_deref(), *admin).await,
         Request::ListUsers => list_users(accounts).await,
-        Request::SetPassword { localpart, password } => {
-            set_password(accounts, localpart, password.as_deref()).await
-        }
+        Request::SetPassword {
+            localpart,
+            password,
+        } => set_password(accounts, localpart, password.as_deref()).await,
         Request::CreateToken { uses } => create_token(accounts, *uses).await,
         Request::ListTokens => list_tokens(accounts).await,
         Request::DeleteToken { token } => accounts
@@ -181,8 +193,10 @@ fn password_or_new(given: Option<&str>) -> (String, Option<String>) {
         None => {
             // 32 letters divide a byte's values evenly; 20 of them are 100 bits.
             let bytes: [u8; LENGTH] = rand::random();
-            let password: String =
-                bytes.iter().map(|b| char::from(LETTERS[usize::from(*b) % LETTERS.len()])).collect();
+            let password: String = bytes
+                .iter()
+                .map(|b| char::from(LETTERS[usize::from(*b) % LETTERS.len()]))
+                .collect();
             let line = format!("The password is {password}");
             (password, Some(line))
         }
@@ -196,7 +210,10 @@ async fn create_user(
     admin: bool,
 ) -> Result<Vec<String>> {
     let (password, line) = password_or_new(password);
-    let new = NewAccount { admin, ..NewAccount::user(localpart, password) };
+    let new = NewAccount {
+        admin,
+        ..NewAccount::user(localpart, password)
+    };
     let registered = accounts.register(new).await?;
     let mut lines = vec![format!("Made {}.", registered.user_id)];
     lines.extend(line);
@@ -213,7 +230,9 @@ async fn set_password(
         .await?
         .with_context(|| format!("There is no account {localpart} on this server."))?;
     let (password, line) = password_or_new(password);
-    accounts.set_password(account, &password, true, None).await?;
+    accounts
+        .set_password(account, &password, true, None)
+        .await?;
     let mut lines = vec!["The password is changed, and all sessions are ended.".to_owned()];
     lines.extend(line);
     Ok(lines)
@@ -224,7 +243,9 @@ async fn list_users(accounts: &Accounts) -> Result<Vec<String>> {
     let mut after = None;
     loop {
         let page = accounts.list(after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(lines) };
+        let Some(last) = page.last() else {
+            return Ok(lines);
+        };
         after = Some(last.account);
         for summary in &page {
             let row = &summary.row;
@@ -234,8 +255,16 @@ async fn list_users(accounts: &Accounts) -> Result<Vec<String>> {
                 (row.suspended, "suspended"),
                 (row.deactivated.is_some(), "deactivated"),
             ];
-            let words: Vec<&str> = traits.iter().filter(|(is, _)| *is).map(|(_, w)| *w).collect();
-            lines.push(format!("{}\t{}", summary.user_id, words.join(", ")).trim_end().to_owned());
+            let words: Vec<&str> = traits
+                .iter()
+                .filter(|(is, _)| *is)
+                .map(|(_, w)| *w)
+                .collect();
+            lines.push(
+                format!("{}\t{}", summary.user_id, words.join(", "))
+                    .trim_end()
+                    .to_owned(),
+            );
         }
     }
 }

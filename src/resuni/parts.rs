@@ -1,23 +1,34 @@
 //! The wiring: each part is made from what it needs, from the bottom up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
-use resuni_config::Config;
-use resuni_store::{EngineConfig, RocksConfig, Store};
+use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
+use resuni_config::{Config, HashingCost};
+use resuni_store::{EngineConfig, RocksConfig, SharedClock, Store, SystemClock};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::data::DataDir;
+use crate::operator::Door;
+
+/// How often what is written lazily is written.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
 /// All parts of a running server.
 pub(crate) struct Parts {
     store: Store,
+    accounts: Arc<Accounts>,
     router: Router,
+    /// What runs by itself until `stopping`.
+    tasks: TaskTracker,
 }
 
 impl Parts {
-    /// Opens the database and makes the parts. `stopping` releases whoever waits in a request.
+    /// Opens the database and makes the parts. `stopping` ends what runs by itself, and releases
+    /// whoever waits in a request.
     pub(crate) async fn open(
         config: &Config,
         data: &DataDir,
@@ -25,10 +36,19 @@ impl Parts {
     ) -> Result<Self> {
         let key = Arc::new(data.signing_key()?);
         let store = open_store(data).await?;
-        let _ = (config, key, stopping);
+        let accounts = open_accounts(config, &store).await?;
+        let _ = key;
+
+        let tasks = TaskTracker::new();
+        let door = Door::open(&config.data_dir)?;
+        tasks.spawn(door.serve(accounts.clone(), stopping.clone()));
+        tasks.spawn(housekeeping(accounts.clone(), stopping.clone()));
+        tasks.close();
         Ok(Self {
             store,
+            accounts,
             router: Router::new(),
+            tasks,
         })
     }
 
@@ -37,8 +57,12 @@ impl Parts {
         self.router.clone()
     }
 
-    /// Stops what runs on its own, and closes the database.
+    /// Waits for what runs by itself, and closes the database.
     pub(crate) async fn close(self) {
+        self.tasks.wait().await;
+        if let Err(error) = self.accounts.housekeeping().await {
+            tracing::error!(%error, "what is written lazily could not be written");
+        }
         self.store.close().await;
     }
 }
@@ -48,4 +72,51 @@ pub(crate) async fn open_store(data: &DataDir) -> Result<Store> {
     Store::open(EngineConfig::Rocks(RocksConfig::new(data.database())))
         .await
         .context("The database can't be opened.")
+}
+
+fn clock() -> SharedClock {
+    Arc::new(SystemClock)
+}
+
+/// Opens the accounts, with the application services of the settings.
+pub(crate) async fn open_accounts(config: &Config, store: &Store) -> Result<Arc<Accounts>> {
+    let settings = AccountsConfig {
+        password_cost: match config.password_hashing.cost {
+            HashingCost::Normal => PasswordCost::Normal,
+            HashingCost::Minimum => PasswordCost::Minimum,
+        },
+        shared_secret: config
+            .registration
+            .shared_secret
+            .as_ref()
+            .map(|s| s.expose().to_owned()),
+        ..AccountsConfig::new(config.server_name.clone())
+    };
+    Accounts::open(settings, appservices(config)?, store.clone(), clock())
+        .await
+        .context("The accounts can't be opened.")
+}
+
+fn appservices(config: &Config) -> Result<AppServices> {
+    let mut registrations = Vec::new();
+    for path in &config.appservices.config_files {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{} can't be read.", path.display()))?;
+        let registration = serde_saphyr::from_str(&text)
+            .with_context(|| format!("{} is not a registration.", path.display()))?;
+        registrations.push(registration);
+    }
+    Ok(AppServices::new(registrations, &config.server_name)?)
+}
+
+async fn housekeeping(accounts: Arc<Accounts>, stopping: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = tokio::time::sleep(HOUSEKEEPING) => {}
+        }
+        if let Err(error) = accounts.housekeeping().await {
+            tracing::error!(%error, "what is written lazily could not be written");
+        }
+    }
 }
