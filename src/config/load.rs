@@ -14,7 +14,9 @@ use crate::{Config, environment};
 pub enum Origin {
     /// A file, and the environment over it.
     File(PathBuf),
-    /// No file: [`Config::local`], and the environment over it.
+    /// No file, but a server name in the environment: the defaults, and the environment over them.
+    Environment,
+    /// Neither: [`Config::local`], and the environment over it.
     Local,
 }
 
@@ -38,13 +40,24 @@ pub fn load(
     variables: impl Iterator<Item = (String, String)>,
 ) -> Result<Loaded, ConfigError> {
     let fields = Config::fields();
-    let mut table = match file {
-        Some(path) => read(path)?,
-        None => local()?,
+    let variables: Vec<(String, String)> = variables.collect();
+    let (origin, mut table) = match file {
+        Some(path) => (Origin::File(path.to_owned()), read(path)?),
+        None if variables
+            .iter()
+            .any(|(name, _)| name == "RESUNI_SERVER_NAME") =>
+        {
+            (Origin::Environment, Table::new())
+        }
+        None => (Origin::Local, local()?),
     };
     let mut problems = Vec::new();
     unknown_keys(&table, &fields, "", &mut problems);
-    problems.extend(environment::overlay(&mut table, &fields, variables));
+    problems.extend(environment::overlay(
+        &mut table,
+        &fields,
+        variables.into_iter(),
+    ));
     if !table.contains_key("server_name") {
         problems.push(Problem::new(
             "server_name",
@@ -68,7 +81,6 @@ pub fn load(
         return Err(ConfigError::Problems(problems));
     }
     let warnings = config.warnings();
-    let origin = file.map_or(Origin::Local, |path| Origin::File(path.to_owned()));
     Ok(Loaded {
         config,
         origin,
@@ -343,5 +355,14 @@ mod tests {
         let listeners = loaded.config.listeners();
         assert!(listeners.iter().all(|l| l.address.is_loopback()));
         assert!(!loaded.config.federation.enabled);
+    }
+
+    /// A container is configured this way; what is open on this machine only must not be there.
+    #[test]
+    fn a_server_name_in_the_environment_means_the_usual_defaults() {
+        let variables = [("RESUNI_SERVER_NAME".to_owned(), "a.org".to_owned())];
+        let loaded = load(None, variables.into_iter()).unwrap();
+        assert_eq!(loaded.origin, Origin::Environment);
+        assert!(!loaded.config.registration.enabled && loaded.config.federation.enabled);
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use ruma::{OwnedServerName, RoomVersionId, server_name};
+use ruma::{OwnedServerName, RoomVersionId, ServerName, server_name};
 
 use crate::describe::settings;
 use crate::values::{FederationMode, HashingCost, LogFormat, Secret};
@@ -228,6 +228,21 @@ impl Config {
         }
     }
 
+    /// Where other servers reach this one, told at /.well-known/matrix/server: behind the base
+    /// URL, as a proxy there passes everything on. None without TLS or without federation.
+    #[must_use]
+    pub fn federation_address(&self) -> Option<OwnedServerName> {
+        let base = self.base_url();
+        let host = base
+            .strip_prefix("https://")
+            .filter(|_| self.federation.enabled)?;
+        let host = ServerName::parse(host.split('/').next()?).ok()?;
+        match host.port() {
+            Some(_) => Some(host),
+            None => ServerName::parse(format!("{host}:443")).ok(),
+        }
+    }
+
     /// The listeners, or the default one where none is set.
     #[must_use]
     pub fn listeners(&self) -> Vec<Listener> {
@@ -302,4 +317,23 @@ fn private_ranges() -> Vec<IpNet> {
         "fec0::/10",
         "ff00::/8",
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_servers_are_sent_to_the_base_url() {
+        let mut config = Config {
+            server_name: server_name!("example.org").to_owned(),
+            ..Config::default()
+        };
+        let address = |config: &Config| config.federation_address().map(|a| a.to_string());
+        assert_eq!(address(&config).as_deref(), Some("example.org:443"));
+        config.public_baseurl = Some("https://matrix.example.org:8443/".to_owned());
+        assert_eq!(address(&config).as_deref(), Some("matrix.example.org:8443"));
+        config.public_baseurl = Some("http://localhost:8008".to_owned());
+        assert_eq!(address(&config), None);
+    }
 }

@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 use axum::Router;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
 use resuni_config::{Config, HashingCost};
+use resuni_http::limits::Limits;
+use resuni_http::{AppState, Registration, Settings, Support};
 use resuni_store::{EngineConfig, RocksConfig, SharedClock, Store, SystemClock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +40,11 @@ impl Parts {
         let store = open_store(data).await?;
         let accounts = open_accounts(config, &store).await?;
         let _ = key;
+        let state = AppState {
+            settings: Arc::new(http_settings(config)),
+            accounts: accounts.clone(),
+            limits: Arc::new(Limits::new(config.rate_limits.enabled)),
+        };
 
         let tasks = TaskTracker::new();
         let door = Door::open(&config.data_dir)?;
@@ -107,6 +114,22 @@ fn appservices(config: &Config) -> Result<AppServices> {
         registrations.push(registration);
     }
     Ok(AppServices::new(registrations, &config.server_name)?)
+}
+
+fn http_settings(config: &Config) -> Settings {
+    Settings {
+        server_name: config.server_name.clone(),
+        public_baseurl: Some(config.base_url()),
+        well_known_server: config.federation_address(),
+        support: Support::default(),
+        registration: Registration {
+            enabled: config.registration.enabled,
+            require_token: config.registration.require_token,
+            guests: config.registration.guests,
+        },
+        default_room_version: config.rooms.default_version.clone(),
+        trusted_proxies: config.trusted_proxies.clone(),
+    }
 }
 
 async fn housekeeping(accounts: Arc<Accounts>, stopping: CancellationToken) {

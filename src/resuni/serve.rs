@@ -41,6 +41,7 @@ pub(crate) fn serve(file: &SettingsFile, exit_on_stdin_eof: bool) -> Result<Exit
 fn announce(loaded: &Loaded) {
     match &loaded.origin {
         Origin::File(path) => tracing::info!(file = %path.display(), "settings read"),
+        Origin::Environment => tracing::info!("settings read from the environment"),
         Origin::Local => tracing::info!(
             "no --config: serving this machine only, with open registration and without \
              federation; `resuni config example` prints a file to start from"

@@ -1,0 +1,224 @@
+//! The binary as an operator meets it: start, commands, stop.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+const SETTINGS: &str = r#"
+server_name = "test.example"
+public_baseurl = "http://localhost"
+[[listeners]]
+port = 0
+[registration]
+shared_secret = "secret"
+[password_hashing]
+cost = "minimum"
+[federation]
+enabled = false
+"#;
+
+struct Server {
+    child: Child,
+    url: String,
+    folder: TempDir,
+}
+
+fn resuni(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_resuni"));
+    command.args(arguments).current_dir(folder);
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    resuni(folder, arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+impl Server {
+    fn start(folder: TempDir) -> Self {
+        std::fs::write(folder.path().join("resuni.toml"), SETTINGS).unwrap();
+        let arguments = ["serve", "--config", "resuni.toml", "--exit-on-stdin-eof"];
+        let mut child = resuni(folder.path(), &arguments)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut url = None;
+        let mut line = String::new();
+        while log.read_line(&mut line).unwrap() > 0 {
+            if let Some((_, address)) = line.split_once("listening on ") {
+                url = Some(address.trim().to_owned());
+            }
+            if line.contains("ready after") {
+                break;
+            }
+            line.clear();
+        }
+        // The rest of the log is read by nobody, but must not fill its pipe.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        let url = url.expect("the server did not start");
+        Self { child, url, folder }
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let response = client
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await
+            .unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Waits for the end; the folder can be used again.
+    fn ended(mut self) -> TempDir {
+        assert!(self.child.wait().unwrap().success());
+        self.folder
+    }
+}
+
+fn provider() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+#[tokio::test]
+async fn it_serves_until_it_is_told_to_stop() {
+    provider();
+    let server = Server::start(tempfile::tempdir().unwrap());
+    let (status, body) = server.get("/_matrix/client/versions").await;
+    assert_eq!(status, 200);
+    assert!(body.contains("versions"), "{body}");
+    let (status, body) = server.get("/_matrix/client/v3/nothing").await;
+    assert_eq!(status, 404);
+    assert!(body.contains("M_UNRECOGNIZED"), "{body}");
+    server.signal("HUP");
+    assert_eq!(server.get("/_matrix/client/versions").await.0, 200);
+    server.signal("TERM");
+    let folder = server.ended();
+
+    // The same folder again, and the other two ways to stop.
+    let server = Server::start(folder);
+    server.signal("INT");
+    let mut server = Server::start(server.ended());
+    drop(server.child.stdin.take());
+    server.ended();
+}
+
+#[test]
+fn accounts_can_be_managed_with_and_without_a_running_server() {
+    provider();
+    let server = Server::start(tempfile::tempdir().unwrap());
+    let manage = |folder: &Path, arguments: &[&str]| {
+        let arguments = [arguments, &["--config", "resuni.toml"]].concat();
+        let output = run(folder, &arguments);
+        (
+            output.status.success(),
+            text(&output.stdout) + &text(&output.stderr),
+        )
+    };
+    let here = server.folder.path();
+    let (done, said) = manage(here, &["user", "create", "alice", "--admin"]);
+    assert!(
+        done && said.contains("Made @alice:test.example") && said.contains("password is"),
+        "{said}"
+    );
+    let (done, said) = manage(here, &["user", "create", "alice"]);
+    assert!(!done && said.contains("resuni: "), "{said}");
+    server.signal("TERM");
+    let folder = server.ended();
+
+    let here = folder.path();
+    let (done, said) = manage(here, &["user", "set-password", "alice"]);
+    assert!(done && said.contains("password is"), "{said}");
+    let (done, said) = manage(here, &["user", "set-password", "bob"]);
+    assert!(!done && said.contains("no account bob"), "{said}");
+    let (done, token) = manage(here, &["token", "create", "--uses", "3"]);
+    assert!(done, "{token}");
+    let (done, said) = manage(here, &["token", "list"]);
+    assert!(
+        done && said == format!("{}\tused 0 of 3\n", token.trim()),
+        "{said}"
+    );
+    let (done, said) = manage(here, &["user", "list"]);
+    assert!(
+        done && said == "@alice:test.example\tadministrator\n",
+        "{said}"
+    );
+}
+
+#[test]
+fn a_password_is_read_from_standard_input() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("resuni.toml"), SETTINGS).unwrap();
+    let arguments = [
+        "user",
+        "create",
+        "carol",
+        "--password-file",
+        "-",
+        "--config",
+        "resuni.toml",
+    ];
+    let mut child = resuni(folder.path(), &arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"a good long password\n")
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(text(&output.stdout), "Made @carol:test.example.\n");
+}
+
+#[test]
+fn a_bad_setting_stops_the_start_and_names_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("a.toml"),
+        "server_name = \"a.org\"\nlisteners = 3\n",
+    )
+    .unwrap();
+    let output = run(folder.path(), &["serve", "--config", "a.toml"]);
+    assert!(!output.status.success());
+    assert!(
+        text(&output.stderr).contains("listeners"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(!folder.path().join("data").exists());
+
+    std::fs::write(
+        folder.path().join("b.toml"),
+        "server_name = \"a.org\"\n[rooms]\ndefault_version = \"1\"\n",
+    )
+    .unwrap();
+    let output = run(folder.path(), &["config", "check", "--config", "b.toml"]);
+    assert!(
+        text(&output.stderr).contains("rooms.default_version"),
+        "{}",
+        text(&output.stderr)
+    );
+}
