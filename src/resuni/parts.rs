@@ -43,7 +43,7 @@ impl Parts {
         let state = AppState {
             settings: Arc::new(http_settings(config)),
             accounts: accounts.clone(),
-            limits: Arc::new(Limits::new(config.rate_limits.enabled)),
+            limits: Arc::new(Limits::new(config.rate_limits.enabled, clock())),
         };
 
         let tasks = TaskTracker::new();
