@@ -6,10 +6,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
-use resuni_config::{Config, HashingCost};
+use resuni_config::{Config, FederationMode, HashingCost};
+use resuni_dag::SigningKey;
+use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_http::limits::Limits;
 use resuni_http::{AppState, Registration, Settings, Support};
+use resuni_rooms::{Rooms, RoomsConfig};
 use resuni_store::{EngineConfig, RocksConfig, SharedClock, Store, SystemClock};
+use resuni_sync::Sync;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,22 +43,52 @@ impl Parts {
         let key = Arc::new(data.signing_key()?);
         let store = open_store(data).await?;
         let accounts = open_accounts(config, &store).await?;
-        let _ = key;
+        let rooms = open_rooms(config, key.clone(), &store).await?;
+        let typing = rooms.typing().clone();
+        let sync = Sync::new(rooms.clone(), accounts.clone(), typing.clone());
+        let federation = if config.federation.enabled {
+            let parts = FederationParts {
+                server_name: config.server_name.clone(),
+                network: open_network(config, key.clone(), &store)?,
+                key,
+                store: store.clone(),
+                rooms: rooms.clone(),
+                accounts: accounts.clone(),
+                typing,
+                clock: clock(),
+                stop: stopping.clone(),
+            };
+            let opened = Federation::open(parts).await;
+            Some(Arc::new(opened.context("Federation can't be started.")?))
+        } else {
+            None
+        };
         let state = AppState {
             settings: Arc::new(http_settings(config)),
             accounts: accounts.clone(),
+            rooms,
+            federation: federation.clone(),
+            sync: sync.clone(),
             limits: Arc::new(Limits::new(config.rate_limits.enabled, clock())),
         };
 
         let tasks = TaskTracker::new();
         let door = Door::open(&config.data_dir)?;
         tasks.spawn(door.serve(accounts.clone(), stopping.clone()));
+        tasks.spawn(syncs(sync, stopping.clone()));
+        if let Some(federation) = federation {
+            tasks.spawn(async move {
+                if let Err(error) = federation.run().await {
+                    tracing::error!(%error, "nothing more is sent to other servers");
+                }
+            });
+        }
         tasks.spawn(housekeeping(accounts.clone(), stopping.clone()));
         tasks.close();
         Ok(Self {
             store,
             accounts,
-            router: Router::new(),
+            router: resuni_http::router(state),
             tasks,
         })
     }
@@ -104,6 +138,51 @@ pub(crate) async fn open_accounts(config: &Config, store: &Store) -> Result<Arc<
         .context("The accounts can't be opened.")
 }
 
+/// Opens the rooms.
+pub(crate) async fn open_rooms(
+    config: &Config,
+    key: Arc<SigningKey>,
+    store: &Store,
+) -> Result<Arc<Rooms>> {
+    let settings = RoomsConfig {
+        server_name: config.server_name.clone(),
+        key,
+        default_version: config.rooms.default_version.clone(),
+    };
+    Rooms::open(settings, store.clone(), clock())
+        .await
+        .context("The rooms can't be opened.")
+}
+
+/// Sets up what talks to other servers.
+pub(crate) fn open_network(
+    config: &Config,
+    key: Arc<SigningKey>,
+    store: &Store,
+) -> Result<Network> {
+    let settings = NetworkConfig {
+        server_name: config.server_name.clone(),
+        key,
+        old_keys: Vec::new(),
+        notaries: Vec::new(),
+        mode: match config.federation.mode {
+            FederationMode::Open => Mode::Open,
+            FederationMode::Consortium => Mode::Consortium(
+                config
+                    .consortium
+                    .members
+                    .iter()
+                    .map(|m| m.server_name.clone())
+                    .collect(),
+            ),
+        },
+        destinations: config.federation.destinations.clone(),
+        extra_ca_files: config.federation.extra_ca_files.clone(),
+        deny_ip_ranges: config.outbound.deny_ip_ranges.clone(),
+    };
+    Network::open(settings, store.clone(), clock()).context("The network can't be set up.")
+}
+
 fn appservices(config: &Config) -> Result<AppServices> {
     let mut registrations = Vec::new();
     for path in &config.appservices.config_files {
@@ -129,6 +208,16 @@ fn http_settings(config: &Config) -> Settings {
         },
         default_room_version: config.rooms.default_version.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
+    }
+}
+
+/// Wakes waiting clients; when the server stops they are all let go.
+async fn syncs(sync: Arc<Sync>, stopping: CancellationToken) {
+    tokio::select! {
+        ended = sync.clone().run() => if let Err(error) = ended {
+            tracing::error!(%error, "waiting clients are no longer woken");
+        },
+        () = stopping.cancelled() => sync.stop(),
     }
 }
 
