@@ -105,7 +105,7 @@ impl Line<'_> {
     }
 
     async fn come_in(&mut self, join: Pdu, before: SnapNum) -> Result<(), RoomError> {
-        let refs = Refs::of(&self.work, &join).await?;
+        let refs = Refs::of(&self.work, self.live.num, &join).await?;
         if let Some(missing) = refs.missing_auth.first() {
             return Err(refused(
                 &self.live.room_id,

@@ -113,7 +113,7 @@ impl Line<'_> {
         {
             return Ok(None);
         }
-        let refs = Refs::of(&self.work, &pdu).await?;
+        let refs = Refs::of(&self.work, self.live.num, &pdu).await?;
         if !refs.missing_auth.is_empty() {
             done.need_auth.extend(refs.missing_auth);
             return Ok(None);

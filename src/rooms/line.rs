@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
-use resuni_dag::Pdu;
-use resuni_store::{Applied, Batch, Position, StoreError};
+use resuni_dag::{Pdu, limits};
+use resuni_store::{Applied, Batch, Direction, Position, ScanRange, StoreError};
 use ruma::{OwnedEventId, RoomId, UserId};
+use serde_json::value::RawValue;
 
 use crate::{
     build,
@@ -15,10 +16,13 @@ use crate::{
     plan::judge_own,
     resolve,
     rooms::Rooms,
-    tables::{Head, Place, STATE_AT, TOPIC_EVENT, flags},
+    tables::{Head, LOCAL_MEMBERS, Place, STATE_AT, TOPIC_EVENT, flags},
     types::{EventNum, SnapNum, server_of},
     work::{Work, hash_of},
 };
+
+/// Our members who are asked to tie loose ends until one may.
+const TIERS: usize = 5;
 
 /// A room whose lane we have, with the batch that extends it.
 pub(crate) struct Line<'a> {
@@ -202,6 +206,34 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
+    /// Ties loose ends: with more forward extremities than an event may name, one of our members sends an event that says
+    /// nothing but follows the newest of them. Otherwise a server that forks the room could make every later event as
+    /// expensive as it likes.
+    pub async fn tie(&mut self) -> Result<(), RoomError> {
+        if self.live.tips.len() <= limits::PREV_EVENTS {
+            return Ok(());
+        }
+        let range = ScanRange::prefix(&self.live.num);
+        let members = self
+            .work
+            .reader
+            .snapshot
+            .scan(&LOCAL_MEMBERS, range, Direction::Forward, TIERS)
+            .await?;
+        for ((_, user), ()) in members {
+            let user = self.work.reader.user_id(user).await?;
+            let content = RawValue::from_string("{}".to_owned())
+                .map_err(|error| RoomError::Inconsistent(error.to_string()))?;
+            // As Synapse names it, so that clients know to pass over it.
+            let event = NewEvent::message("org.matrix.dummy_event", content);
+            match self.say(&user, event, None).await {
+                Err(RoomError::Forbidden(_)) => {}
+                done => return done.map(|_| ()),
+            }
+        }
+        Ok(())
+    }
+
     /// Applies what is in the batch so far. Only while it holds nothing that is right only together with what follows:
     /// outliers, which nothing points at yet.
     pub async fn flush(&mut self) -> Result<(), RoomError> {
@@ -209,15 +241,12 @@ impl<'a> Line<'a> {
             .original
             .as_ref()
             .map(|head| (self.live.num, head.snap));
-        let next = Work::new(
-            self.work.rooms,
-            self.work.reader.clone(),
-            self.work.rules,
-            anchor,
-        );
+        let rooms = self.work.rooms;
+        let next = Work::new(rooms, rooms.reader(), self.work.rules, anchor);
         // Whatever follows is synced with it or after it.
         let _applied = std::mem::replace(&mut self.work, next).commit().await?;
-        self.work.reader = self.work.rooms.reader();
+        // The snapshot that was taken before doesn't show it.
+        self.work.reader = rooms.reader();
         Ok(())
     }
 

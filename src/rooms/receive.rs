@@ -16,7 +16,7 @@ use crate::{
     resolve,
     rooms::Rooms,
     tables::Place,
-    types::{EventNum, SnapNum},
+    types::{EventNum, RoomNum, SnapNum},
     work::{Work, hash_of},
 };
 
@@ -92,15 +92,25 @@ pub(crate) struct Refs {
 }
 
 impl Refs {
-    pub async fn of(work: &Work<'_>, pdu: &Pdu) -> Result<Self, StoreError> {
+    pub async fn of(work: &Work<'_>, room: RoomNum, pdu: &Pdu) -> Result<Self, RoomError> {
         let mut refs = Self::default();
         for id in pdu.prev_events() {
-            match work.reader.event_num(id).await? {
-                // Of an outlier no state is known, so nothing can follow it yet.
-                Some(num) if work.reader.event_row(num).await?.place.has_state() => {
-                    refs.prev.push(num)
-                }
-                _ => refs.missing_prev.push(id.clone()),
+            let Some(num) = work.reader.event_num(id).await? else {
+                refs.missing_prev.push(id.clone());
+                continue;
+            };
+            let row = work.reader.event_row(num).await?;
+            if row.room != room {
+                let message = format!(
+                    "the event {} follows {id}, which is of another room",
+                    pdu.event_id()
+                );
+                return Err(RoomError::bad("M_INVALID_PARAM", message));
+            }
+            // Of an outlier no state is known, so nothing can follow it yet.
+            match row.place.has_state() {
+                true => refs.prev.push(num),
+                false => refs.missing_prev.push(id.clone()),
             }
         }
         (refs.auth, refs.missing_auth) = auth_of(work, pdu).await?;
@@ -156,7 +166,7 @@ impl Line<'_> {
         {
             return Ok(Received::Known);
         }
-        let refs = Refs::of(&self.work, &pdu).await?;
+        let refs = Refs::of(&self.work, self.live.num, &pdu).await?;
         let gap = !refs.missing_prev.is_empty();
         if !refs.missing_auth.is_empty() || (gap && state.is_none()) {
             return Ok(Received::Missing {
@@ -270,6 +280,7 @@ impl Line<'_> {
             Verdict::Accept => {
                 let follows = self.followed(refs.prev).await?;
                 self.extend(event, &follows, 0).await?;
+                self.tie().await?;
                 // The position is known when the batch is.
                 return Ok(Received::Accepted {
                     position: Position(0),

@@ -427,3 +427,56 @@ async fn the_doctor_finds_what_is_wrong() {
         );
     }
 }
+
+#[tokio::test]
+async fn loose_ends_are_tied() {
+    let (here, there) = (server("here").await, server("there").await);
+    let room = room(&here, RoomVersionId::V12, "@alice:here").await;
+    join(&here, &there, &room, "@bob:there").await;
+    let rules = resuni_dag::RoomRules::of(&RoomVersionId::V12).unwrap();
+    // Thirty events that know nothing of each other.
+    let mut forks = Vec::new();
+    for n in 0..30 {
+        let (event, _) = there
+            .template(&room, &user("@bob:there"), message(&n.to_string()))
+            .await
+            .unwrap();
+        forks.push(sign_object(event, rules, there.server_name(), &there.config.key).unwrap());
+    }
+    for fork in forks {
+        let received = here.receive(&room, fork).await.unwrap();
+        assert!(
+            matches!(received, Received::Accepted { .. }),
+            "{received:?}"
+        );
+        assert!(head(&here, &room).await.extremities.len() <= 20);
+    }
+    assert_healthy(&here).await;
+}
+
+#[tokio::test]
+async fn an_event_that_follows_one_of_another_room_is_refused() {
+    let (here, there) = (server("here").await, server("there").await);
+    let first = room(&here, RoomVersionId::V12, "@alice:here").await;
+    let second = room(&here, RoomVersionId::V12, "@carol:here").await;
+    join(&here, &there, &first, "@bob:there").await;
+    let foreign = here
+        .send(&second, &user("@carol:here"), message("elsewhere"), None)
+        .await
+        .unwrap();
+    let (mut event, _) = there
+        .template(&first, &user("@bob:there"), message("x"))
+        .await
+        .unwrap();
+    event.insert(
+        "prev_events".into(),
+        vec![ruma::CanonicalJsonValue::from(foreign.to_string())].into(),
+    );
+    let rules = resuni_dag::RoomRules::of(&RoomVersionId::V12).unwrap();
+    let event = sign_object(event, rules, there.server_name(), &there.config.key).unwrap();
+    let refused = here.receive(&first, event).await;
+    assert!(
+        matches!(refused, Err(RoomError::BadRequest { .. })),
+        "{refused:?}"
+    );
+}
