@@ -1,12 +1,14 @@
 //! Ephemeral messages of other servers. A server speaks for its own users only.
 
+use resuni_accounts::{Accounts, e2e::MessageId};
 use resuni_rooms::{Membership, Receipt, ReceiptKind, Rooms, Typing};
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, api::federation::transactions::edu::Edu,
-    serde::Raw,
+    OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, UserId,
+    api::federation::transactions::edu::Edu, serde::Raw,
 };
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use serde_json::Value;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{acl, error::FederationError};
 
@@ -20,8 +22,7 @@ const MAX_RECEIPTS: usize = 500;
 /// # Errors
 /// When it makes no sense or the server may not say it.
 pub(crate) async fn receive(
-    rooms: &Rooms,
-    typing: &Typing,
+    to: &Receivers,
     origin: &ServerName,
     edu: &Raw<Edu>,
 ) -> Result<(), FederationError> {
@@ -33,27 +34,98 @@ pub(crate) async fn receive(
     }
     let bad = |e: serde_json::Error| FederationError::bad_json(e.to_string());
     let Typed { edu_type, content } = serde_json::from_str(edu.json().get()).map_err(bad)?;
+    let (rooms, json) = (&*to.rooms, content.get());
     match edu_type.as_str() {
         "m.typing" => {
-            receive_typing(
-                rooms,
-                typing,
-                origin,
-                serde_json::from_str(content.get()).map_err(bad)?,
-            )
-            .await
+            let content = serde_json::from_str(json).map_err(bad)?;
+            receive_typing(rooms, &to.typing, origin, content).await
         }
         "m.receipt" => {
-            receive_receipts(
-                rooms,
-                origin,
-                serde_json::from_str(content.get()).map_err(bad)?,
-            )
-            .await
+            receive_receipts(rooms, origin, serde_json::from_str(json).map_err(bad)?).await
         }
-        // Presence, device lists and to-device messages are not built yet.
+        "m.direct_to_device" => {
+            let content = serde_json::from_str(json).map_err(bad)?;
+            receive_to_device(&to.accounts, origin, content).await
+        }
+        "m.device_list_update" | "m.signing_key_update" => {
+            receive_keys_changed(to, origin, serde_json::from_str(json).map_err(bad)?).await
+        }
+        // Presence is not built yet.
         _ => Ok(()),
     }
+}
+
+#[derive(Deserialize)]
+struct ToDevice {
+    sender: OwnedUserId,
+    #[serde(rename = "type")]
+    kind: String,
+    message_id: String,
+    messages: BTreeMap<OwnedUserId, BTreeMap<String, Value>>,
+}
+
+async fn receive_to_device(
+    accounts: &Accounts,
+    origin: &ServerName,
+    content: ToDevice,
+) -> Result<(), FederationError> {
+    own_user(origin, &content.sender)?;
+    let mut messages = BTreeMap::new();
+    for (user, devices) in content.messages {
+        // For active users of ours only; whoever else is named is passed over.
+        if user.server_name() != accounts.server_name()
+            || accounts.profile(user.localpart()).await?.is_none()
+        {
+            continue;
+        }
+        if let Some(account) = accounts.find(user.localpart()).await? {
+            messages.insert(account, devices);
+        }
+    }
+    let id = MessageId::Edu(&content.message_id);
+    Ok(accounts
+        .send_to_device(&content.sender, id, &content.kind, &messages)
+        .await?)
+}
+
+#[derive(Deserialize)]
+struct KeysChanged {
+    user_id: OwnedUserId,
+}
+
+/// What changed is not kept here: clients that share a room with the user are told to ask, and are answered from
+/// the user's own server.
+async fn receive_keys_changed(
+    to: &Receivers,
+    origin: &ServerName,
+    content: KeysChanged,
+) -> Result<(), FederationError> {
+    own_user(origin, &content.user_id)?;
+    let shared = to
+        .rooms
+        .rooms_of(&content.user_id, &[Membership::Join])
+        .await?;
+    if shared.is_empty() {
+        return Ok(());
+    }
+    Ok(to.accounts.remote_keys_changed(&content.user_id).await?)
+}
+
+fn own_user(origin: &ServerName, user: &UserId) -> Result<(), FederationError> {
+    if user.server_name() == origin {
+        Ok(())
+    } else {
+        Err(FederationError::Forbidden(
+            "that is somebody else's user".to_owned(),
+        ))
+    }
+}
+
+/// Where messages go.
+pub(crate) struct Receivers {
+    pub rooms: Arc<Rooms>,
+    pub accounts: Arc<Accounts>,
+    pub typing: Arc<Typing>,
 }
 
 #[derive(Deserialize)]
@@ -69,11 +141,7 @@ async fn receive_typing(
     origin: &ServerName,
     content: TypingContent,
 ) -> Result<(), FederationError> {
-    if content.user_id.server_name() != origin {
-        return Err(FederationError::Forbidden(
-            "that is somebody else's user".to_owned(),
-        ));
-    }
+    own_user(origin, &content.user_id)?;
     let Some(view) = rooms.view(&content.room_id).await? else {
         return Ok(());
     };

@@ -114,6 +114,7 @@ impl Federation {
         let sender = Sender::open(SenderParts {
             origin: server_name.clone(),
             rooms: Arc::clone(&rooms),
+            accounts: Arc::clone(&accounts),
             store: store.clone(),
             client: Arc::clone(client),
             backoff: Arc::clone(&network.backoff),
@@ -124,6 +125,7 @@ impl Federation {
         .await?;
         let ingest = Ingest::open(IngestParts {
             rooms: Arc::clone(&rooms),
+            accounts: Arc::clone(&accounts),
             store,
             checker: checker.clone(),
             fetcher: Arc::clone(&fetcher),

@@ -16,6 +16,7 @@ use std::{
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
+use resuni_accounts::Accounts;
 use resuni_dag::Pdu;
 use resuni_rooms::{Received, RoomView, Rooms, Typing};
 use resuni_store::{Batch, Direction, ScanRange, SharedClock, Store};
@@ -61,7 +62,7 @@ pub struct Ingest {
     checker: Checker,
     fetcher: Arc<Fetcher>,
     invites: Arc<Invites>,
-    typing: Arc<Typing>,
+    edus: edus::Receivers,
     clock: SharedClock,
     stop: CancellationToken,
     answers: Cache<(OwnedServerName, String), Answer>,
@@ -73,6 +74,8 @@ pub struct Ingest {
 pub struct IngestParts {
     /// The rooms.
     pub rooms: Arc<Rooms>,
+    /// Our people.
+    pub accounts: Arc<Accounts>,
     /// The store they are in.
     pub store: Store,
     /// Checks events.
@@ -97,6 +100,7 @@ impl Ingest {
     pub async fn open(parts: IngestParts) -> Result<Arc<Self>, FederationError> {
         let IngestParts {
             rooms,
+            accounts,
             store,
             checker,
             fetcher,
@@ -105,6 +109,11 @@ impl Ingest {
             clock,
             stop,
         } = parts;
+        let edus = edus::Receivers {
+            rooms: Arc::clone(&rooms),
+            accounts,
+            typing,
+        };
         let rows = store
             .snapshot()
             .scan(&STAGED, ScanRange::all(), Direction::Forward, usize::MAX)
@@ -122,7 +131,7 @@ impl Ingest {
             checker,
             fetcher,
             invites,
-            typing,
+            edus,
             clock,
             stop,
             answers: Cache::new(ANSWERS),
@@ -182,7 +191,7 @@ impl Ingest {
         let results = join_all(work).await.into_iter().flatten().collect();
         // After the events: a receipt may be for one of them.
         for edu in &request.edus {
-            if let Err(error) = edus::receive(&self.rooms, &self.typing, origin, edu).await {
+            if let Err(error) = edus::receive(&self.edus, origin, edu).await {
                 tracing::debug!(%origin, %error, "an ephemeral message was dropped");
             }
         }

@@ -15,12 +15,19 @@ pub static NEWEST: Table<RoomNum, Newest> = Table::new(0x0503, "newest own event
 /// Events of other servers that wait for what they build on, in the order they came, by room.
 pub static STAGED: Table<(String, u64), Staged> = Table::new(0x0504, "staged events");
 
+/// Messages that must arrive and are no events, by destination and in order: whole EDUs.
+pub static OUTBOX: Table<(String, u64), String> = Table::new(0x0505, "outbox");
+/// The stream id of the last change of a user's devices that other servers were told.
+pub static DEVICE_STREAMS: Table<String, u64> = Table::new(0x0506, "device streams");
+
 /// All tables of federation, for the doctor.
 pub const TABLES: &[TableInfo] = &[
     SERVER_KEYS.info(),
     BEHIND.info(),
     NEWEST.info(),
     STAGED.info(),
+    OUTBOX.info(),
+    DEVICE_STREAMS.info(),
 ];
 
 /// A row of [`NEWEST`].

@@ -7,6 +7,7 @@
 
 mod catch_up;
 mod edus;
+mod outbox;
 mod queue;
 mod worker;
 
@@ -20,6 +21,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use resuni_accounts::{Accounts, e2e::DEVICE_LISTS_TOPIC};
 use resuni_rooms::{
     EventNum, Membership, RoomNum, RoomView, Rooms, Typing, membership_of,
     receipts::TOPIC_RECEIPT,
@@ -37,6 +39,7 @@ use crate::{
     tables::{BEHIND, NEWEST, Newest},
 };
 
+pub use outbox::DeviceMessages;
 pub use queue::{Ephemeral, Subject};
 use queue::{Item, Queue};
 
@@ -44,6 +47,10 @@ use queue::{Item, Queue};
 const READ_LIMIT: usize = 256;
 /// How often the cursor is written while there is something to write.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+/// How often an entry that can't be handed out is tried before it is passed over.
+const ATTEMPTS: u32 = 3;
+/// The pause between.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Servers of one room that are sent its events.
 const MAX_SERVERS: usize = 100_000;
 /// Rooms whose servers are remembered.
@@ -70,6 +77,8 @@ struct Shared {
     /// Rows of `NEWEST` that are not written yet.
     newest: Mutex<HashMap<RoomNum, Newest>>,
     next_transaction: AtomicU64,
+    accounts: Arc<Accounts>,
+    next_stored: AtomicU64,
 }
 
 /// How the queues are doing, for metrics and the operator.
@@ -87,6 +96,8 @@ pub struct SenderParts {
     pub origin: OwnedServerName,
     /// The rooms.
     pub rooms: Arc<Rooms>,
+    /// Our people.
+    pub accounts: Arc<Accounts>,
     /// The store they are in.
     pub store: Store,
     /// Sends requests.
@@ -110,6 +121,7 @@ impl Sender {
         let SenderParts {
             origin,
             rooms,
+            accounts,
             store,
             client,
             backoff,
@@ -122,13 +134,19 @@ impl Sender {
         let behind = snapshot
             .scan(&BEHIND, ScanRange::all(), Direction::Forward, usize::MAX)
             .await?;
-        let queues = behind
-            .into_iter()
-            .filter_map(|(name, position)| {
-                let server = OwnedServerName::try_from(name).ok()?;
-                Some((server.clone(), Queue::new(server, Some(position))))
-            })
-            .collect();
+        let (mut stored, next_stored) = outbox::counts(&store).await?;
+        let mut queues = HashMap::new();
+        for (name, position) in behind {
+            if let Ok(server) = OwnedServerName::try_from(name) {
+                let stored = stored.remove(&server).unwrap_or_default();
+                let queue = Queue::new(server.clone(), Some(position), stored);
+                queues.insert(server, queue);
+            }
+        }
+        for (server, count) in stored {
+            let queue = Queue::new(server.clone(), None, count);
+            queues.insert(server, queue);
+        }
         let shared = Arc::new(Shared {
             origin,
             rooms,
@@ -142,6 +160,8 @@ impl Sender {
             queues: Mutex::new(queues),
             dispatched: AtomicU64::new(follower.cursor().0),
             newest: Mutex::default(),
+            accounts,
+            next_stored: AtomicU64::new(next_stored),
         });
         Ok(Arc::new(Self {
             shared,
@@ -184,7 +204,7 @@ impl Sender {
                     _ => up_to,
                 };
                 for entry in &entries {
-                    dispatcher.dispatch(entry).await?;
+                    dispatcher.dispatch_surely(entry).await;
                 }
                 shared.dispatched.store(at.0, Ordering::Release);
             }
@@ -269,7 +289,7 @@ impl Shared {
         if let Some(queue) = queues.get(server) {
             return Arc::clone(queue);
         }
-        let queue = Queue::new(server.to_owned(), None);
+        let queue = Queue::new(server.to_owned(), None, 0);
         queues.insert(server.to_owned(), Arc::clone(&queue));
         queue
     }
@@ -364,7 +384,21 @@ struct Dispatcher<'a> {
 }
 
 impl Dispatcher<'_> {
+    /// One entry that can't be handed out must not keep back all that come after it.
+    async fn dispatch_surely(&mut self, entry: &LogEntry) {
+        for attempt in 1..=ATTEMPTS {
+            let Err(error) = self.dispatch(entry).await else {
+                return;
+            };
+            tracing::error!(position = entry.position.0, attempt, %error, "an entry of the log can't be handed out to other servers");
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
     async fn dispatch(&mut self, entry: &LogEntry) -> Result<(), FederationError> {
+        if entry.topic == DEVICE_LISTS_TOPIC {
+            return outbox::dispatch_device_list(self.shared, entry).await;
+        }
         if entry.topic == TOPIC_RECEIPT {
             return edus::dispatch_receipt(self.shared, entry).await;
         }

@@ -59,6 +59,8 @@ pub(super) struct Queue {
 struct State {
     pending: VecDeque<Item>,
     edus: VecDeque<Ephemeral>,
+    /// Messages on disk.
+    stored: usize,
     /// Everything up to here was delivered, and what came after is not all in `pending`.
     behind: Option<Position>,
     /// What a worker took and has not delivered yet: everything up to here was.
@@ -76,13 +78,16 @@ pub(super) enum Work {
     Send {
         items: Vec<Item>,
         edus: Vec<Ephemeral>,
+        /// There are messages on disk.
+        stored: bool,
     },
 }
 
 impl Queue {
-    pub fn new(server: OwnedServerName, behind: Option<Position>) -> Arc<Self> {
+    pub fn new(server: OwnedServerName, behind: Option<Position>, stored: usize) -> Arc<Self> {
         let state = State {
             behind,
+            stored,
             ..State::default()
         };
         Arc::new(Self {
@@ -122,6 +127,24 @@ impl Queue {
         !std::mem::replace(&mut state.working, true)
     }
 
+    /// Counts a message that was put on disk. Whether a worker has to be started.
+    pub fn push_stored(&self) -> bool {
+        let mut state = self.state.lock();
+        state.stored += 1;
+        !std::mem::replace(&mut state.working, true)
+    }
+
+    /// Messages on disk were taken; `None` when there are none at all.
+    pub fn took_stored(&self, count: Option<usize>) {
+        let mut state = self.state.lock();
+        state.stored = count.map_or(0, |count| state.stored.saturating_sub(count));
+    }
+
+    /// How many messages are on disk.
+    pub fn stored(&self) -> usize {
+        self.state.lock().stored
+    }
+
     /// Marks a worker as started. Whether it has to be.
     pub fn start(&self) -> bool {
         !std::mem::replace(&mut self.state.lock().working, true)
@@ -148,11 +171,16 @@ impl Queue {
         state.floor = items
             .first()
             .map(|item| Position(item.position.0.saturating_sub(1)));
-        if items.is_empty() && edus.is_empty() {
+        let stored = state.stored > 0;
+        if items.is_empty() && edus.is_empty() && !stored {
             state.working = false;
             return Work::Nothing;
         }
-        Work::Send { items, edus }
+        Work::Send {
+            items,
+            edus,
+            stored,
+        }
     }
 
     /// Everything taken was delivered, up to and including what had this position.
@@ -183,10 +211,10 @@ impl Queue {
             .min()
     }
 
-    /// Events and ephemeral messages that wait, as far as they are in memory.
+    /// Events and messages that wait, without those that are to be found again in the log.
     pub fn len(&self) -> usize {
         let state = self.state.lock();
-        state.pending.len() + state.edus.len()
+        state.pending.len() + state.edus.len() + state.stored
     }
 
     /// Whether nothing waits and nobody works.
@@ -196,6 +224,7 @@ impl Queue {
             && state.behind.is_none()
             && state.pending.is_empty()
             && state.edus.is_empty()
+            && state.stored == 0
     }
 }
 
@@ -216,7 +245,7 @@ mod tests {
 
     #[test]
     fn events_leave_in_order_and_count_once_delivered() {
-        let queue = Queue::new(owned_server_name!("a.test"), None);
+        let queue = Queue::new(owned_server_name!("a.test"), None, 0);
         assert_eq!(queue.delivered_up_to(), None);
         assert!(queue.push(item(5)), "the first one starts a worker");
         assert!(!queue.push(item(7)));
@@ -248,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_is_too_long_is_found_again_from_the_log() {
-        let queue = Queue::new(owned_server_name!("a.test"), None);
+        let queue = Queue::new(owned_server_name!("a.test"), None, 0);
         for position in 10..10 + MAX_PENDING as u64 + 5 {
             queue.push(item(position));
         }
@@ -274,7 +303,7 @@ mod tests {
 
     #[test]
     fn only_the_newest_word_about_a_thing_is_sent() {
-        let queue = Queue::new(owned_server_name!("a.test"), None);
+        let queue = Queue::new(owned_server_name!("a.test"), None, 0);
         let subject = || {
             Subject::Typing(
                 ruma::owned_room_id!("!r:a.test"),

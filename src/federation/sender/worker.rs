@@ -18,14 +18,15 @@ use serde_json::value::RawValue;
 
 use super::{
     Shared, catch_up,
+    outbox::Stored,
     queue::{Ephemeral, Item, Queue, Work},
 };
 use crate::{backoff::pause_ms, client::Terms, error::FederationError};
 
 /// Events of one transaction (server-server API, "Transactions").
 const MAX_PDUS: usize = 50;
-/// Ephemeral messages of one transaction.
-const MAX_EDUS: usize = 100;
+/// Ephemeral messages of one transaction, and as many more from the disk: a hundred in all.
+const MAX_EDUS: usize = 50;
 /// After this many failures what was taken is dropped and found again from the log later.
 const HOLD_FOR: u32 = 8;
 const PROBE: Terms = Terms::BACKGROUND
@@ -67,16 +68,20 @@ impl Worker {
         if !self.backlog.is_empty() {
             let count = self.backlog.len().min(MAX_PDUS);
             let items: Vec<Item> = self.backlog.drain(..count).collect();
-            return self.deliver(items, Vec::new()).await;
+            return self.deliver(items, Vec::new(), false).await;
         }
         match self
             .queue
             .next(self.shared.dispatched(), MAX_PDUS, MAX_EDUS)
         {
             Work::Nothing => false,
-            Work::Send { items, edus } => {
+            Work::Send {
+                items,
+                edus,
+                stored,
+            } => {
                 self.floor = None;
-                self.deliver(items, edus).await
+                self.deliver(items, edus, stored).await
             }
             Work::CatchUp { after, up_to } => {
                 // Not before it is likely to answer: until then more may come, and be found with it.
@@ -129,26 +134,31 @@ impl Worker {
     }
 
     /// Sends one transaction until it was taken, or given up to be found again.
-    async fn deliver(&mut self, items: Vec<Item>, edus: Vec<Ephemeral>) -> bool {
+    async fn deliver(&mut self, items: Vec<Item>, edus: Vec<Ephemeral>, stored: bool) -> bool {
+        let stored = self.stored(stored).await;
         let number = self.shared.next_transaction.fetch_add(1, Ordering::Relaxed);
         let id = OwnedTransactionId::from(format!("r{number}"));
         loop {
             if !self.pause().await {
                 return false;
             }
-            match self.send(&id, &items, &edus).await {
+            match self.send(&id, &items, &edus, &stored).await {
                 Ok(()) => {
                     self.refusals = 0;
                     self.delivered(&items);
+                    self.took(&stored).await;
                     return true;
                 }
                 Err(FederationError::NotAdmitted(_)) => {
                     // Left out since it was queued. It is sent nothing more.
                     self.backlog.clear();
                     self.delivered(&items);
+                    self.took(&stored).await;
                     return true;
                 }
-                Err(error) if is_refusal(&error) => return self.isolate(items, &error).await,
+                Err(error) if is_refusal(&error) => {
+                    return self.isolate(items, stored, &error).await;
+                }
                 Err(error) => {
                     self.refusals += 1;
                     tracing::debug!(server = %self.queue.server, %error, failures = self.refusals, "a transaction was not delivered");
@@ -162,37 +172,92 @@ impl Worker {
         }
     }
 
-    /// The destination refuses this transaction as such. Its events are sent one by one, so that the one
-    /// that it can't take is found and left out, and blocks nothing.
-    async fn isolate(&mut self, items: Vec<Item>, error: &FederationError) -> bool {
-        if items.len() <= 1 {
-            tracing::warn!(server = %self.queue.server, %error, event = ?items.first(), "left out: the server does not take it");
-            self.delivered(&items);
-            return true;
-        }
-        for item in &items {
-            let number = self.shared.next_transaction.fetch_add(1, Ordering::Relaxed);
-            let id = OwnedTransactionId::from(format!("r{number}"));
-            let single = [*item];
-            loop {
-                if !self.pause().await {
+    /// The destination refuses this transaction as such. What is in it is sent one by one, so that what
+    /// it can't take is found and left out, and blocks nothing.
+    async fn isolate(
+        &mut self,
+        items: Vec<Item>,
+        stored: Vec<Stored>,
+        error: &FederationError,
+    ) -> bool {
+        if items.len() + stored.len() > 1 {
+            let singles = items
+                .iter()
+                .map(|item| (std::slice::from_ref(item), &[][..]));
+            let stored = stored
+                .iter()
+                .map(|row| (&[][..], std::slice::from_ref(row)));
+            for (item, row) in singles.chain(stored) {
+                if !self.alone(item, row).await {
                     return false;
                 }
-                match self.send(&id, &single, &[]).await {
-                    Ok(()) => self.refusals = 0,
-                    Err(error) if is_refusal(&error) => {
-                        tracing::warn!(server = %self.queue.server, %error, event = ?item, "left out: the server does not take it");
-                    }
-                    Err(_) => {
-                        self.refusals += 1;
-                        continue;
-                    }
-                }
-                break;
             }
+        } else {
+            self.leave_out(&items, &stored, error);
         }
         self.delivered(&items);
+        self.took(&stored).await;
         true
+    }
+
+    /// Sends one thing by itself until it was taken or refused. False when the server stops.
+    async fn alone(&mut self, item: &[Item], row: &[Stored]) -> bool {
+        let number = self.shared.next_transaction.fetch_add(1, Ordering::Relaxed);
+        let id = OwnedTransactionId::from(format!("r{number}"));
+        loop {
+            if !self.pause().await {
+                return false;
+            }
+            match self.send(&id, item, &[], row).await {
+                Ok(()) => self.refusals = 0,
+                Err(error) if is_refusal(&error) => self.leave_out(item, row, &error),
+                Err(_) => {
+                    self.refusals += 1;
+                    continue;
+                }
+            }
+            return true;
+        }
+    }
+
+    fn leave_out(&self, items: &[Item], rows: &[Stored], error: &FederationError) {
+        let event = items.first();
+        let message = rows.first().map(|row| &row.0);
+        tracing::warn!(server = %self.queue.server, %error, ?event, ?message, "left out: the server does not take it");
+    }
+
+    /// The oldest messages on disk.
+    async fn stored(&self, any: bool) -> Vec<Stored> {
+        if !any {
+            return Vec::new();
+        }
+        match self.shared.stored(&self.queue.server, MAX_EDUS).await {
+            Ok(rows) => {
+                if rows.is_empty() {
+                    self.queue.took_stored(None);
+                }
+                rows
+            }
+            Err(error) => {
+                tracing::error!(server = %self.queue.server, %error, "stored messages can't be read");
+                self.queue.took_stored(None);
+                Vec::new()
+            }
+        }
+    }
+
+    async fn took(&self, rows: &[Stored]) {
+        if rows.is_empty() {
+            return;
+        }
+        match self.shared.forget(rows).await {
+            Ok(()) => self.queue.took_stored(Some(rows.len())),
+            Err(error) => {
+                tracing::error!(server = %self.queue.server, %error, "sent messages can't be deleted");
+                // They are sent again after a restart; not again and again now.
+                self.queue.took_stored(None);
+            }
+        }
     }
 
     /// Notes how far the destination has everything.
@@ -234,15 +299,21 @@ impl Worker {
         id: &OwnedTransactionId,
         items: &[Item],
         edus: &[Ephemeral],
+        stored: &[Stored],
     ) -> Result<(), FederationError> {
         let pdus = self.read(items).await?;
-        if pdus.is_empty() && edus.is_empty() {
+        if pdus.is_empty() && edus.is_empty() && stored.is_empty() {
             return Ok(());
         }
         let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.shared.clock.now_ms()));
         let mut request = transaction::Request::new(id.clone(), self.shared.origin.clone(), now);
         request.pdus = pdus;
-        request.edus = edus.iter().map(|edu| edu.edu.clone()).collect();
+        let ephemeral = edus.iter().map(|edu| edu.edu.clone());
+        request.edus = stored
+            .iter()
+            .map(|row| row.1.clone())
+            .chain(ephemeral)
+            .collect();
         let answer = self
             .shared
             .client

@@ -1,5 +1,6 @@
 //! What other servers ask of us. `http` finds out who asks and routes here; every decision is made here.
 
+mod devices;
 mod history;
 mod member;
 mod query;
