@@ -8,6 +8,7 @@
 )]
 
 mod authority;
+mod devices;
 mod hostile;
 mod network;
 mod part;

@@ -7,7 +7,9 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming as Body, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use resuni_accounts::{AccountKind, Accounts, AccountsConfig, AppServices, NewAccount};
+use resuni_accounts::{
+    AccountKind, Accounts, AccountsConfig, AppServices, DeviceRequest, NewAccount,
+};
 use resuni_dag::SigningKey;
 use resuni_federation::{
     Federation, FederationError, FederationParts, Incoming, Mode, Network, NetworkConfig,
@@ -34,6 +36,8 @@ pub struct Part {
     pub name: OwnedServerName,
     /// Its rooms.
     pub rooms: Arc<Rooms>,
+    /// Its people.
+    pub accounts: Arc<Accounts>,
     /// Its federation.
     pub federation: Arc<Federation>,
     /// Who types.
@@ -111,6 +115,11 @@ impl Part {
         if accounts.profile("user").await.unwrap().is_none() {
             let account = NewAccount {
                 localpart: Some("user".to_owned()),
+                device: Some(DeviceRequest {
+                    device_id: Some("PHONE".into()),
+                    display_name: Some("Phone".to_owned()),
+                    refresh: false,
+                }),
                 ..NewAccount::of_kind(AccountKind::User)
             };
             accounts.register(account).await.unwrap();
@@ -122,7 +131,7 @@ impl Part {
             network,
             store: store.clone(),
             rooms: Arc::clone(&rooms),
-            accounts,
+            accounts: Arc::clone(&accounts),
             typing: Arc::clone(&typing),
             clock,
             stop: stop.clone(),
@@ -135,6 +144,7 @@ impl Part {
         Self {
             name,
             rooms,
+            accounts,
             federation,
             typing,
             store,
@@ -188,6 +198,11 @@ impl Part {
         .await;
         let listener = TcpListener::bind(map[&self.name]).await.unwrap();
         *self = part.listen(listener);
+    }
+
+    /// The store as it is now.
+    pub fn accounts_snapshot(&self) -> resuni_store::Snapshot {
+        self.store.snapshot()
     }
 
     /// The one user of the server.
@@ -289,11 +304,14 @@ async fn route(
     let segments: Vec<&str> = path.split('/').skip(3).collect();
     let (serve, arguments) = (&federation.serve, segments.get(2..).unwrap_or_default());
     macro_rules! read {
-        ($kind:ty) => {{
+        ($kind:ty) => {
+            read!($kind, arguments)
+        };
+        ($kind:ty, $arguments:expr) => {{
             let mut borrowed = Request::new(&request.body()[..]);
             *borrowed.method_mut() = request.method().clone();
             *borrowed.uri_mut() = request.uri().clone();
-            <$kind>::try_from_http_request(borrowed, arguments).unwrap()
+            <$kind>::try_from_http_request(borrowed, $arguments).unwrap()
         }};
     }
     use api::{authorization as auth, backfill, event, membership as m, transactions as t};
@@ -358,6 +376,22 @@ async fn route(
                 .missing_events(origin, read!(event::get_missing_events::v1::Request))
                 .await?,
         ),
+        "user" => match segments[2..] {
+            ["keys", "query"] => json_of(
+                serve
+                    .query_keys(read!(api::keys::get_keys::v1::Request))
+                    .await?,
+            ),
+            ["keys", "claim"] => json_of(
+                serve
+                    .claim_keys(read!(api::keys::claim_keys::v1::Request))
+                    .await?,
+            ),
+            _ => {
+                let request = read!(api::device::get_devices::v1::Request, &segments[3..]);
+                json_of(serve.user_devices(request).await?)
+            }
+        },
         other => Err(FederationError::NotFound(format!("no endpoint {other}"))),
     }
 }

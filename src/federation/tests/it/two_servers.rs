@@ -11,7 +11,7 @@ use serde_json::Map;
 use crate::authority::Authority;
 use crate::part::{Map as Addresses, PATIENCE, Part, servers};
 
-async fn room(at: &Part, version: &str, preset: Preset) -> OwnedRoomId {
+pub async fn room(at: &Part, version: &str, preset: Preset) -> OwnedRoomId {
     let request = CreateRoom {
         preset: Some(preset),
         room_version: Some(version.to_owned()),
@@ -20,7 +20,7 @@ async fn room(at: &Part, version: &str, preset: Preset) -> OwnedRoomId {
     at.rooms.create(&at.user(), request).await.unwrap()
 }
 
-async fn join(who: &Part, room: &RoomId, via: &Part) -> Result<Joined, FederationError> {
+pub async fn join(who: &Part, room: &RoomId, via: &Part) -> Result<Joined, FederationError> {
     let via: [OwnedServerName; 1] = [via.name.clone()];
     let handshake = Handshake {
         room,
@@ -242,7 +242,7 @@ async fn a_server_that_was_away_catches_up_in_order() {
     assert_eq!(state(&a, &room).await, state(&b, &room).await);
 }
 
-async fn addresses(a: &Part, b: &Part) -> Addresses {
+pub async fn addresses(a: &Part, b: &Part) -> Addresses {
     use resuni_federation::net::web::Locate as _;
     let mut map = Addresses::new();
     for name in [&a.name, &b.name] {
