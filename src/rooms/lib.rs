@@ -2,10 +2,7 @@
 //!
 //! No network: where events are missing, it answers [`Received::Missing`] and the caller brings them. The way of an event
 //! is `send` or `receive` → `plan` (may it?) → `delta` (what is written?) → one batch, guarded on the room's head.
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
-)]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod adopt;
 pub mod aliases;

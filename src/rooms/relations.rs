@@ -31,13 +31,7 @@ pub(crate) async fn put(
     event: &Judged,
 ) -> Result<(), RoomError> {
     if let Some(target) = event.pdu.redacts(work.rules) {
-        redact(
-            work,
-            room,
-            (num, &event.pdu, event.before),
-            &target.to_owned(),
-        )
-        .await?;
+        redact(work, room, (num, &event.pdu, event.before), target).await?;
     }
     if !event.new {
         redact_by_held(work, room, hash, &event.pdu, spot).await?;

@@ -54,7 +54,7 @@ impl Rooms {
         let line = Line::open(self, &mut lane, &room).await?;
         let mut line = line
             .filter(|line| line.live.head.is_some())
-            .ok_or_else(|| RoomError::UnknownRoom(room))?;
+            .ok_or(RoomError::UnknownRoom(room))?;
         if let Some(done) = already(&line, sender, &event, txn.as_ref()).await? {
             lane.leave(line.live);
             self.settle().await?;
@@ -80,7 +80,7 @@ impl Rooms {
         let line = Line::open(self, &mut lane, &room).await?;
         let mut line = line
             .filter(|line| line.live.head.is_some())
-            .ok_or_else(|| RoomError::UnknownRoom(room))?;
+            .ok_or(RoomError::UnknownRoom(room))?;
         let mut ids = Vec::with_capacity(events.len());
         for (sender, event) in events {
             ids.push(line.say(&sender, checked(event)?, None).await?);

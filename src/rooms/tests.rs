@@ -12,6 +12,7 @@ use serde_json::{json, value::RawValue};
 
 use crate::*;
 
+mod again;
 mod between;
 mod converge;
 mod gaps;
@@ -28,15 +29,17 @@ impl Clock for Ticks {
 }
 
 pub(crate) async fn server(name: &str) -> Arc<Rooms> {
+    server_on(name, Store::memory().await).await
+}
+
+pub(crate) async fn server_on(name: &str, store: Store) -> Arc<Rooms> {
     let config = RoomsConfig {
         server_name: OwnedServerName::try_from(name).unwrap(),
         key: Arc::new(SigningKey::from_bytes("1", [name.len() as u8; 32]).unwrap()),
         default_version: RoomVersionId::V12,
     };
     let clock = Arc::new(Ticks(AtomicU64::new(1_700_000_000_000)));
-    Rooms::open(config, Store::memory().await, clock)
-        .await
-        .unwrap()
+    Rooms::open(config, store, clock).await.unwrap()
 }
 
 pub(crate) fn user(id: &str) -> OwnedUserId {

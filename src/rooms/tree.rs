@@ -125,20 +125,19 @@ pub async fn diff(nodes: &impl Nodes, a: NodeNum, b: NodeNum) -> Result<Vec<Chan
     Ok(changes)
 }
 
-fn merge_diff(mut a: &[Entry], mut b: &[Entry], changes: &mut Vec<Change>) {
+/// Walks two lists in the order of their mixed keys side by side.
+fn merge_diff(a: &[Entry], b: &[Entry], changes: &mut Vec<Change>) {
+    let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
     loop {
-        let (key, before, after) = match (a.first(), b.first()) {
-            (None, None) => return,
-            (Some(x), Some(y)) if x.0 == y.0 => (x.0, Some(x.1), Some(y.1)),
-            (Some(x), y) if y.is_none_or(|y| mix(x.0) < mix(y.0)) => (x.0, Some(x.1), None),
-            (x, None) => match x {
-                Some(x) => (x.0, Some(x.1), None),
-                None => return,
-            },
-            (_, Some(y)) => (y.0, None, Some(y.1)),
+        let first = [a.peek(), b.peek()]
+            .into_iter()
+            .flatten()
+            .map(|(key, _)| *key);
+        let Some(key) = first.min_by_key(|key| mix(*key)) else {
+            return;
         };
-        a = if before.is_some() { &a[1..] } else { a };
-        b = if after.is_some() { &b[1..] } else { b };
+        let before = a.next_if(|entry| entry.0 == key).map(|entry| entry.1);
+        let after = b.next_if(|entry| entry.0 == key).map(|entry| entry.1);
         if before != after {
             changes.push(Change { key, before, after });
         }

@@ -200,7 +200,7 @@ async fn run(version: RoomVersionId, steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn servers_end_with_the_same_state(steps in steps(), old in any::<bool>()) {
