@@ -91,16 +91,18 @@ impl Consortium {
 
     /// Asks every member now; takes a few seconds at most for each sixteen of them.
     pub async fn check(&self) -> Status {
-        let members = stream::iter(&self.roster.members().to_vec())
-            .map(|member| async {
+        let asked = self.roster.members().iter().map(|member| {
+            let member = member.clone();
+            async move {
                 MemberStatus {
                     reachability: self.reach(&member.server_name).await,
-                    member: member.clone(),
+                    member,
                 }
-            })
-            .buffered(AT_A_TIME)
-            .collect()
-            .await;
+            }
+        });
+        // Collected first, as the compiler can't tell that a stream of borrowing closures may be sent.
+        let asked: Vec<_> = asked.collect();
+        let members = stream::iter(asked).buffered(AT_A_TIME).collect().await;
         Status { members }
     }
 

@@ -52,8 +52,16 @@ impl Feed {
         let mut watermark = self.store.log().watch();
         let mut seen = follower.cursor();
         loop {
-            let Ok(up_to) = watermark.wait_for(|up_to| *up_to > seen).await.map(|p| *p) else {
-                return Ok(());
+            let up_to = tokio::select! {
+                biased;
+                moved = watermark.wait_for(|up_to| *up_to > seen) => match moved {
+                    Ok(up_to) => *up_to,
+                    Err(_) => return Ok(()),
+                },
+                reason = self.store.ended() => return match reason {
+                    StoreError::Closed => Ok(()),
+                    reason => Err(reason.into()),
+                },
             };
             match self.follow(&mut follower, seen, up_to).await {
                 Ok(()) => seen = up_to,

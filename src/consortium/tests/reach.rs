@@ -13,13 +13,25 @@ use resuni_dag::SigningKey;
 use resuni_federation::{Network, NetworkConfig};
 use resuni_store::{Store, SystemClock};
 use ruma::owned_server_name;
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use authority::Authority;
-
-#[path = "../../federation/tests/support/authority.rs"]
-mod authority;
+/// A server for `name`, and the certificate that makes others trust it.
+fn acceptor(name: &str) -> (TlsAcceptor, tempfile::NamedTempFile) {
+    let certified = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), certified.cert.pem()).unwrap();
+    let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key.into())
+        .unwrap();
+    (TlsAcceptor::from(Arc::new(config)), file)
+}
 
 fn member(server: &str) -> Member {
     Member {
@@ -58,10 +70,10 @@ async fn free_address() -> SocketAddr {
 
 #[tokio::test]
 async fn members_are_asked_and_strangers_are_not() {
-    let authority = Authority::new();
+    let (acceptor, certificate) = acceptor("there.test");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let there = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, authority.acceptor(&["there.test"])));
+    tokio::spawn(serve(listener, acceptor));
     let members = ["us.test", "there.test", "gone.test"].map(member);
     let roster = Roster::new(owned_server_name!("us.test"), members.to_vec()).unwrap();
     let config = NetworkConfig {
@@ -75,7 +87,7 @@ async fn members_are_asked_and_strangers_are_not() {
             (owned_server_name!("gone.test"), free_address().await),
         ]
         .into(),
-        extra_ca_files: vec![authority.file.path().to_owned()],
+        extra_ca_files: vec![certificate.path().to_owned()],
         deny_ip_ranges: Vec::new(),
     };
     let network = Network::open(config, Store::memory().await, Arc::new(SystemClock)).unwrap();

@@ -61,9 +61,8 @@ fn allowed(page: &str) -> Arrows {
     arrows
 }
 
-/// The arrows as they are, from `cargo metadata`. What only tests use counts too, except that
-/// any crate's tests may use the crates for development.
-fn real() -> Arrows {
+/// The arrows as they are, from `cargo metadata`: of the code, and of the tests alone.
+fn real() -> (Arrows, Arrows) {
     let output = Command::new(env!("CARGO"))
         .args([
             "metadata",
@@ -82,24 +81,40 @@ fn real() -> Arrows {
     );
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let short = |name: &str| name.strip_prefix("resuni-").unwrap_or(name).to_owned();
-    let mut arrows = Arrows::new();
+    let (mut code, mut tests) = (Arrows::new(), Arrows::new());
     for package in metadata["packages"].as_array().unwrap() {
         let name = short(package["name"].as_str().unwrap());
-        let uses = package["dependencies"]
-            .as_array()
-            .unwrap()
-            .iter()
+        let dependencies = package["dependencies"].as_array().unwrap().iter();
+        let (only_tests, always): (Vec<_>, Vec<_>) = dependencies
             .filter(|d| d["path"].is_string())
-            .filter(|d| d["kind"] != "dev" || !is_development(d["name"].as_str().unwrap()))
-            .map(|d| short(d["name"].as_str().unwrap()))
-            .collect();
-        arrows.insert(name, uses);
+            .partition(|d| d["kind"] == "dev");
+        let names = |list: Vec<&serde_json::Value>| {
+            list.into_iter()
+                .map(|d| short(d["name"].as_str().unwrap()))
+                .collect()
+        };
+        code.insert(name.clone(), names(always));
+        tests.insert(name, names(only_tests));
     }
-    arrows
+    (code, tests)
+}
+
+/// Everything below a crate: what its tests may use to build the ground that they stand on.
+fn below(allowed: &Arrows, name: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut to_visit = vec![name.to_owned()];
+    while let Some(name) = to_visit.pop() {
+        for other in allowed.get(&name).into_iter().flatten() {
+            if found.insert(other.clone()) {
+                to_visit.push(other.clone());
+            }
+        }
+    }
+    found
 }
 
 fn is_development(package: &str) -> bool {
-    matches!(package, "resuni-testkit" | "resuni-bench")
+    matches!(package, "testkit" | "bench")
 }
 
 #[test]
@@ -107,7 +122,16 @@ fn arrows_go_down_only() {
     let page = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
     let allowed = allowed(&page);
     let mut wrong = Vec::new();
-    for (name, uses) in real() {
+    let (code, tests) = real();
+    for (name, uses) in tests {
+        let may = below(&allowed, &name);
+        wrong.extend(
+            uses.iter()
+                .filter(|other| **other != name && !may.contains(*other) && !is_development(other))
+                .map(|other| format!("the tests of {name} use {other}, which is not below it")),
+        );
+    }
+    for (name, uses) in code {
         match allowed.get(&name) {
             None => wrong.push(format!("the crate {name} is not in the table")),
             Some(may) => wrong.extend(
