@@ -2,10 +2,7 @@
 //!
 //! The roster is the operator's configuration. In `federation.mode = "consortium"` it is the list of
 //! those who are let in: [`Roster::mode`] is given to the federation, which asks it on every path.
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
-)]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod roster;
 mod status;

@@ -4,10 +4,7 @@
 //! either. A follower of the store's log keeps an index of the posts that anybody may read: those of
 //! rooms that are `world_readable` now and were when the post was sent. Whatever reads the index asks
 //! the rooms again, so that a page never shows more than they allow, however far the follower is.
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
-)]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod content;
 mod error;

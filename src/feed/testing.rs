@@ -1,7 +1,6 @@
 //! A home in memory with people, rooms and posts.
 #![expect(
     clippy::unwrap_used,
-    clippy::missing_panics_doc,
     reason = "for tests: what fails here fails the test"
 )]
 

@@ -3,10 +3,7 @@
 //!
 //! Everything that people wrote is text here and nothing else: maud escapes it, no HTML of theirs is kept, and the
 //! content security policy allows neither scripts nor anything from elsewhere.
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
-)]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod atom;
 mod error;
