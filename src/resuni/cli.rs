@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::operator::{self, Request};
-use crate::{serve, settings};
+use crate::{serve, settings, social};
 
 /// A Matrix homeserver for a consortium of independent operators.
 #[derive(Debug, Parser)]
@@ -37,8 +37,17 @@ enum Command {
     /// Tokens that let people register.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// The consortium that this server belongs to.
+    #[command(subcommand)]
+    Consortium(ConsortiumCommand),
     /// Say which version this is.
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConsortiumCommand {
+    /// List the members, and whether each can be reached from here; fails when one can't.
+    Status(SettingsFile),
 }
 
 #[derive(Debug, Subcommand)]
@@ -142,6 +151,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Config(ConfigCommand::Check(file)) => settings::check(&file),
         Command::User(command) => user(command),
         Command::Token(command) => token(command),
+        Command::Consortium(ConsortiumCommand::Status(file)) => social::status(&file),
         Command::Version => {
             println!("resuni {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ mod operator;
 mod parts;
 mod serve;
 mod settings;
+mod social;
 mod stop;
 
 use std::process::ExitCode;

@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
-use resuni_config::{Config, FederationMode, HashingCost};
+use resuni_config::{Config, HashingCost};
 use resuni_dag::SigningKey;
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
+use resuni_feed::Feed;
 use resuni_http::limits::Limits;
 use resuni_http::{AppState, Registration, Settings, Support};
 use resuni_rooms::{Rooms, RoomsConfig};
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::data::DataDir;
 use crate::operator::Door;
+use crate::social;
 
 /// How often what is written lazily is written.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
@@ -46,10 +48,13 @@ impl Parts {
         let rooms = open_rooms(config, key.clone(), &store).await?;
         let typing = rooms.typing().clone();
         let sync = Sync::new(rooms.clone(), accounts.clone(), typing.clone());
+        let feed = Feed::open(rooms.clone(), accounts.clone()).await;
+        let feed = feed.context("The feed can't be opened.")?;
+        let mode = social::mode(config, &social::roster(config)?);
         let federation = if config.federation.enabled {
             let parts = FederationParts {
                 server_name: config.server_name.clone(),
-                network: open_network(config, key.clone(), &store)?,
+                network: open_network(config, key.clone(), &store, mode)?,
                 key,
                 store: store.clone(),
                 rooms: rooms.clone(),
@@ -63,6 +68,8 @@ impl Parts {
         } else {
             None
         };
+        let client = federation.as_ref().map(|f| f.network.client.clone());
+        let pages = social::pages(config, feed.clone(), client)?;
         let state = AppState {
             settings: Arc::new(http_settings(config)),
             accounts: accounts.clone(),
@@ -76,6 +83,7 @@ impl Parts {
         let door = Door::open(&config.data_dir)?;
         tasks.spawn(door.serve(accounts.clone(), stopping.clone()));
         tasks.spawn(syncs(sync, stopping.clone()));
+        tasks.spawn(social::follow(feed, stopping.clone()));
         if let Some(federation) = federation {
             tasks.spawn(async move {
                 if let Err(error) = federation.run().await {
@@ -88,7 +96,7 @@ impl Parts {
         Ok(Self {
             store,
             accounts,
-            router: resuni_http::router(state),
+            router: resuni_http::router(state).merge(pages),
             tasks,
         })
     }
@@ -159,23 +167,14 @@ pub(crate) fn open_network(
     config: &Config,
     key: Arc<SigningKey>,
     store: &Store,
+    mode: Mode,
 ) -> Result<Network> {
     let settings = NetworkConfig {
         server_name: config.server_name.clone(),
         key,
         old_keys: Vec::new(),
         notaries: Vec::new(),
-        mode: match config.federation.mode {
-            FederationMode::Open => Mode::Open,
-            FederationMode::Consortium => Mode::Consortium(
-                config
-                    .consortium
-                    .members
-                    .iter()
-                    .map(|m| m.server_name.clone())
-                    .collect(),
-            ),
-        },
+        mode,
         destinations: config.federation.destinations.clone(),
         extra_ca_files: config.federation.extra_ca_files.clone(),
         deny_ip_ranges: config.outbound.deny_ip_ranges.clone(),
