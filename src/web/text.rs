@@ -25,7 +25,8 @@ pub(crate) fn clipped(text: &str) -> String {
 
 /// A name on one line.
 pub(crate) fn name(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
     clip(&words.join(" "), NAME_CHARS)
 }
 
