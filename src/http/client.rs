@@ -5,6 +5,7 @@ mod account_data;
 mod devices;
 mod directory;
 mod filter;
+mod keys;
 mod membership;
 mod messages;
 mod profile;
@@ -18,6 +19,7 @@ mod send;
 mod session;
 mod state;
 mod sync;
+mod to_device;
 mod uia;
 mod versions;
 
@@ -31,6 +33,7 @@ pub fn routes() -> Routes {
         devices::routes,
         directory::routes,
         filter::routes,
+        keys::routes,
         membership::routes,
         messages::routes,
         profile::routes,
@@ -42,6 +45,7 @@ pub fn routes() -> Routes {
         session::routes,
         state::routes,
         sync::routes,
+        to_device::routes,
         versions::routes,
     ]
     .into_iter()

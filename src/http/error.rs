@@ -312,6 +312,8 @@ impl From<AccountError> for ApiError {
             AccountError::UserInUse => bad_request(ErrorCode::UserInUse),
             AccountError::Exclusive => bad_request(ErrorCode::Exclusive),
             AccountError::InvalidParam(_) => bad_request(ErrorCode::InvalidParam),
+            AccountError::MissingParam(_) => bad_request(ErrorCode::MissingParam),
+            AccountError::InvalidSignature => bad_request("M_INVALID_SIGNATURE".into()),
             AccountError::Rejected(_) => bad_request(ErrorCode::Unknown),
             AccountError::WeakPassword(_) => bad_request(ErrorCode::WeakPassword),
             AccountError::UnknownDevice => bad_request(ErrorCode::UnknownDevice),

@@ -3,6 +3,7 @@
 mod accounts;
 mod edges;
 mod federation;
+mod keys;
 mod rooms;
 
 use std::{collections::BTreeMap, sync::Arc};

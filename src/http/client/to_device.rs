@@ -1,0 +1,52 @@
+//! Messages from device to device (Client-Server API, "Send-to-Device messaging").
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::extract::State;
+use resuni_accounts::{Accounts, e2e::MessageId};
+use ruma::{OwnedUserId, api::client::to_device::send_event_to_device};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    error::ApiError,
+    extract::{Answer, Reply, Ruma},
+    routes::Routes,
+};
+
+/// The table of this section.
+pub fn routes() -> Routes {
+    Routes::new().guest(send)
+}
+
+/// The body as it came: contents by user and device.
+#[derive(Deserialize)]
+struct Body {
+    messages: BTreeMap<OwnedUserId, BTreeMap<String, Value>>,
+}
+
+async fn send(
+    State(accounts): State<Arc<Accounts>>,
+    Ruma {
+        body, caller, raw, ..
+    }: Ruma<send_event_to_device::v3::Request>,
+) -> Answer<send_event_to_device::v3::Response> {
+    let messages: Body =
+        serde_json::from_slice(&raw).map_err(|error| ApiError::bad_json(error.to_string()))?;
+    let mut local = BTreeMap::new();
+    for (user, by_device) in messages.messages {
+        if let Some(account) = accounts.find_user(&user).await? {
+            local.insert(account, by_device);
+        }
+    }
+    // Transaction ids are scoped to the device (v1.7); a service without one has its own scope.
+    let id = MessageId::Transaction {
+        device: caller.device_id.as_ref().map_or("", |id| id.as_str()),
+        txn: body.txn_id.as_str(),
+    };
+    let kind = body.event_type.to_string();
+    accounts
+        .send_to_device(&caller.user_id, id, &kind, &local)
+        .await?;
+    Ok(Reply(send_event_to_device::v3::Response::new()))
+}

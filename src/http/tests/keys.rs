@@ -1,0 +1,180 @@
+//! Keys and messages to devices, over the router.
+
+use http::Method;
+use resuni_store::Position;
+use serde_json::{Value, json};
+
+use super::Server;
+
+const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
+const QUERY: &str = "/_matrix/client/v3/keys/query";
+const CLAIM: &str = "/_matrix/client/v3/keys/claim";
+const CROSS_SIGNING: &str = "/_matrix/client/v3/keys/device_signing/upload";
+
+async fn device(server: &Server, token: &str) -> String {
+    let me = server.get("/_matrix/client/v3/account/whoami", token).await;
+    me.ok()["device_id"].as_str().unwrap().to_owned()
+}
+
+fn device_keys(device: &str) -> Value {
+    json!({
+        "user_id": "@alice:example.org",
+        "device_id": device,
+        "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+        "keys": { (format!("ed25519:{device}")): "key" },
+        "signatures": { "@alice:example.org": { (format!("ed25519:{device}")): "sig" } },
+        "org.example.more": true,
+    })
+}
+
+#[tokio::test]
+async fn keys_are_uploaded_queried_and_claimed_once() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let phone = device(&server, &alice).await;
+    let body = json!({
+        "device_keys": device_keys(&phone),
+        "one_time_keys": { "signed_curve25519:AAAA": { "key": "one", "signatures": {} } },
+        "fallback_keys": { "signed_curve25519:BBBB": { "key": "two", "fallback": true, "signatures": {} } },
+    });
+    let counts = server.post(UPLOAD, &alice, body).await.ok();
+    assert_eq!(
+        counts,
+        json!({ "one_time_key_counts": { "signed_curve25519": 1 } })
+    );
+
+    let wanted = json!({ "device_keys": {
+        "@alice:example.org": [], "@nobody:example.org": [], "@eve:elsewhere": [],
+    } });
+    let got = server.post(QUERY, &bob, wanted).await.ok();
+    let mut expected = device_keys(&phone);
+    expected["unsigned"] = json!({});
+    assert_eq!(
+        got["device_keys"],
+        json!({ "@alice:example.org": { (&phone): expected } })
+    );
+    assert_eq!(got["failures"], json!({ "elsewhere": {} }));
+
+    let wanted = json!({ "one_time_keys": {
+        "@alice:example.org": { (&phone): "signed_curve25519" },
+    } });
+    for key in ["signed_curve25519:AAAA", "signed_curve25519:BBBB"] {
+        let got = server.post(CLAIM, &bob, wanted.clone()).await.ok();
+        let keys = &got["one_time_keys"]["@alice:example.org"][&phone];
+        assert!(keys[key].is_object(), "{keys}");
+    }
+}
+
+#[tokio::test]
+async fn keys_of_somebody_else_are_refused() {
+    let server = Server::start().await;
+    let bob = server.user("bob").await;
+    let body = json!({ "device_keys": device_keys(&device(&server, &bob).await) });
+    server
+        .post(UPLOAD, &bob, body)
+        .await
+        .fails(400, "M_INVALID_PARAM");
+    server
+        .ask(Method::POST, UPLOAD, None, json!({}))
+        .await
+        .fails(401, "M_MISSING_TOKEN");
+    server
+        .post(UPLOAD, "as-secret", json!({}))
+        .await
+        .fails(400, "M_INVALID_PARAM");
+}
+
+#[tokio::test]
+async fn another_master_key_has_to_be_confirmed() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let master = |key: &str| {
+        json!({ "master_key": {
+            "user_id": "@alice:example.org",
+            "usage": ["master"],
+            "keys": { (format!("ed25519:{key}")): key },
+        } })
+    };
+    let upload = |body: Value| server.post(CROSS_SIGNING, &alice, body);
+    upload(json!({})).await.fails(400, "M_MISSING_PARAM");
+    upload(master("one")).await.ok();
+    upload(master("one")).await.ok();
+    let asked = upload(master("two")).await;
+    assert_eq!(asked.status.as_u16(), 401);
+    let mut confirmed = master("two");
+    confirmed["auth"] = json!({
+        "type": "m.login.password",
+        "session": asked.body["session"],
+        "identifier": { "type": "m.id.user", "user": "alice" },
+        "password": "correct horse",
+    });
+    upload(confirmed).await.ok();
+    let wanted = json!({ "device_keys": { "@alice:example.org": [] } });
+    let got = server.post(QUERY, &alice, wanted).await.ok();
+    assert_eq!(
+        got["master_keys"]["@alice:example.org"]["keys"]["ed25519:two"],
+        "two"
+    );
+    let mut unsigned = master("three");
+    unsigned["self_signing_key"] = json!({
+        "user_id": "@alice:example.org", "usage": ["self_signing"], "keys": { "ed25519:x": "x" },
+    });
+    unsigned["master_key"] = Value::Null;
+    let asked = upload(unsigned.clone()).await;
+    unsigned["auth"] = json!({
+        "type": "m.login.password",
+        "session": asked.body["session"],
+        "identifier": { "type": "m.id.user", "user": "alice" },
+        "password": "correct horse",
+    });
+    upload(unsigned).await.fails(400, "M_INVALID_SIGNATURE");
+}
+
+#[tokio::test]
+async fn signatures_that_can_not_be_kept_are_told() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let body = json!({ "@alice:example.org": { "NODEVICE": device_keys("NODEVICE") } });
+    let path = "/_matrix/client/v3/keys/signatures/upload";
+    let got = server.post(path, &alice, body).await.ok();
+    assert_eq!(
+        got["failures"]["@alice:example.org"]["NODEVICE"]["errcode"],
+        "M_NOT_FOUND"
+    );
+}
+
+#[tokio::test]
+async fn a_message_to_a_device_waits_for_it_once() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let phone = device(&server, &alice).await;
+    let body = json!({ "messages": {
+        "@alice:example.org": { (&phone): { "n": 1 } },
+        "@nobody:example.org": { "*": {} },
+    } });
+    for _ in 0..2 {
+        let path = "/_matrix/client/v3/sendToDevice/org.example.test/1";
+        server.put(path, &bob, body.clone()).await.ok();
+    }
+    let accounts = &server.state.accounts;
+    let account = accounts.find("alice").await.unwrap().unwrap();
+    let snapshot = accounts.store().snapshot();
+    let device = phone.as_str().into();
+    let page = accounts
+        .to_device(
+            &snapshot,
+            account,
+            device,
+            Position(0),
+            snapshot.position(),
+            10,
+        )
+        .await
+        .unwrap();
+    assert_eq!(page.messages.len(), 1);
+    let event: Value = serde_json::from_str(page.messages[0].event.get()).unwrap();
+    assert_eq!(
+        event,
+        json!({ "type": "org.example.test", "sender": "@bob:example.org", "content": { "n": 1 } })
+    );
+}
