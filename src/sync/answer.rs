@@ -1,7 +1,9 @@
 //! The body of a sync, put together from JSON that is ready.
 
 use resuni_rooms::client_format::push_string;
-use ruma::OwnedRoomId;
+use resuni_store::Position;
+use ruma::{OwnedRoomId, OwnedUserId};
+use serde_json::json;
 
 use crate::token::SyncToken;
 
@@ -9,6 +11,15 @@ use crate::token::SyncToken;
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
     pub account_data: Vec<String>,
+    pub to_device: Vec<String>,
+    /// Set when there are more messages: those told here end at this position.
+    pub to_device_up_to: Option<Position>,
+    /// Users whose keys the device has to look at again, and those it need not follow any more.
+    pub changed: Vec<OwnedUserId>,
+    pub left: Vec<OwnedUserId>,
+    /// The counts of one-time keys, and the algorithms of unused fallback keys. Nobody is woken
+    /// for them alone.
+    pub key_counts: Option<[String; 2]>,
     pub join: Vec<(OwnedRoomId, String)>,
     pub invite: Vec<(OwnedRoomId, String)>,
     pub knock: Vec<(OwnedRoomId, String)>,
@@ -19,13 +30,20 @@ impl Answer {
     /// Whether there is nothing in it that a waiting client should be woken for.
     pub fn is_empty(&self) -> bool {
         self.account_data.is_empty()
+            && self.to_device.is_empty()
+            && self.changed.is_empty()
+            && self.left.is_empty()
             && [&self.join, &self.invite, &self.knock, &self.leave]
                 .iter()
                 .all(|rooms| rooms.is_empty())
     }
 
     /// The whole object. Empty parts are left out, as the spec allows.
-    pub fn into_json(self, next: &SyncToken) -> String {
+    pub fn into_json(self, now: &SyncToken) -> String {
+        let next = SyncToken {
+            to_device: self.to_device_up_to.unwrap_or(now.position),
+            ..*now
+        };
         let rooms = [
             ("join", &self.join),
             ("invite", &self.invite),
@@ -44,6 +62,7 @@ impl Answer {
             out.push_str(",\"account_data\":");
             events(&mut out, &self.account_data);
         }
+        self.device(&mut out);
         if rooms.iter().any(|(_, rooms)| !rooms.is_empty()) {
             out.push_str(",\"rooms\":{");
             let mut first = true;
@@ -67,6 +86,25 @@ impl Answer {
         }
         out.push('}');
         out
+    }
+
+    /// What is for the device alone.
+    fn device(&self, out: &mut String) {
+        if !self.to_device.is_empty() {
+            out.push_str(",\"to_device\":");
+            events(out, &self.to_device);
+        }
+        if !self.changed.is_empty() || !self.left.is_empty() {
+            let lists = json!({ "changed": self.changed, "left": self.left });
+            out.push_str(",\"device_lists\":");
+            out.push_str(&lists.to_string());
+        }
+        if let Some([counts, fallback]) = &self.key_counts {
+            out.push_str(",\"device_one_time_keys_count\":");
+            out.push_str(counts);
+            out.push_str(",\"device_unused_fallback_key_types\":");
+            out.push_str(fallback);
+        }
     }
 }
 
@@ -102,7 +140,6 @@ pub(crate) fn typed(kind: &str, content: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use resuni_store::Position;
     use ruma::room_id;
 
     use super::*;
@@ -112,6 +149,7 @@ mod tests {
         let next = SyncToken {
             position: Position(3),
             typing: 0,
+            to_device: Position(3),
         };
         assert_eq!(
             Answer::default().into_json(&next),

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use resuni_accounts::AccountNum;
+use resuni_accounts::{
+    AccountNum,
+    e2e::{DEVICE_LISTS_TOPIC, DeviceListChanged},
+};
 use resuni_rooms::{
     RoomNum, UserNum,
     receipts::TOPIC_RECEIPT,
     tables::{EventLog, TOPIC_EVENT},
 };
 use resuni_store::LogEntry;
+use ruma::{OwnedUserId, UserId};
 
 /// The high byte of the topics of `accounts`, whose scope is the account.
 const ACCOUNTS: u16 = 0x03;
@@ -20,8 +24,15 @@ pub(crate) struct Changes {
     pub rooms: BTreeSet<RoomNum>,
     /// Our users whose membership changed, in whatever room.
     pub members: BTreeSet<UserNum>,
+    /// Users, here or elsewhere, whose keys changed.
+    pub keys: BTreeSet<OwnedUserId>,
     /// Accounts with new account data or the like.
     pub accounts: BTreeSet<AccountNum>,
+}
+
+fn changed_user(payload: &[u8]) -> Option<OwnedUserId> {
+    let change = DeviceListChanged::from_bytes(payload)?;
+    UserId::parse(change.user_id).ok()
 }
 
 impl Changes {
@@ -38,6 +49,9 @@ impl Changes {
                 changes.rooms.insert(RoomNum(entry.scope));
             } else if entry.topic.0 >> 8 == ACCOUNTS {
                 changes.accounts.insert(AccountNum(entry.scope));
+                if entry.topic == DEVICE_LISTS_TOPIC {
+                    changes.keys.extend(changed_user(&entry.payload));
+                }
             }
         }
         changes

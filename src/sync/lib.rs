@@ -7,6 +7,7 @@
 mod answer;
 mod changes;
 mod context;
+mod device;
 mod error;
 pub mod filter;
 mod joined;
@@ -21,7 +22,7 @@ mod waiters;
 use std::{sync::Arc, time::Duration};
 
 use resuni_accounts::{AccountNum, Accounts};
-use resuni_rooms::{Rooms, Typing};
+use resuni_rooms::{Membership, Rooms, Typing};
 use resuni_store::{Position, StoreError};
 use ruma::{DeviceId, UserId, api::client::filter::FilterDefinition};
 use tokio::{sync::watch, time::Instant};
@@ -86,6 +87,12 @@ impl Sync {
 
     /// The body of the answer, a JSON object.
     pub async fn sync(&self, who: Who<'_>, request: &SyncRequest) -> Result<String, SyncError> {
+        // Coming back with a token acknowledges the messages that were told with it.
+        if let (Some(since), Some(device)) = (request.since, who.device) {
+            self.accounts
+                .delete_to_device(who.account, device, since.to_device)
+                .await?;
+        }
         let deadline = Instant::now() + request.timeout.min(MAX_TIMEOUT);
         let user = self.rooms.user_num(who.user).await?;
         // Registered before the first look, so that nothing falls between look and wait.
@@ -109,9 +116,11 @@ impl Sync {
     fn now(&self) -> SyncToken {
         // The typing serial first: what is typed in between is told again rather than lost.
         let typing = self.typing.serial();
+        let position = self.rooms.store().log().watermark();
         SyncToken {
-            position: self.rooms.store().log().watermark(),
+            position,
             typing,
+            to_device: position,
         }
     }
 
@@ -133,6 +142,7 @@ impl Sync {
         let context = Context::new(self, who, request, now).await?;
         context.account_data(&mut answer);
         context.rooms(&mut answer).await?;
+        context.device(&mut answer).await?;
         Ok(answer)
     }
 
@@ -144,6 +154,9 @@ impl Sync {
         since: SyncToken,
         now: SyncToken,
     ) -> Result<bool, SyncError> {
+        if since.to_device < since.position {
+            return Ok(false); // More messages to the device than one answer could hold.
+        }
         if since.typing != now.typing && !self.typing.changed_since(since.typing).is_empty() {
             return Ok(false);
         }
@@ -164,6 +177,11 @@ impl Sync {
         };
         if changes.members.contains(&user) {
             return Ok(false);
+        }
+        for other in &changes.keys {
+            if self.rooms.share_a_room(who.user, other).await? {
+                return Ok(false);
+            }
         }
         for room in &changes.rooms {
             if self.rooms.is_joined(user, *room).await? {
@@ -203,6 +221,13 @@ impl Sync {
         }
         for user in &changes.members {
             self.waiters.wake_user(*user);
+        }
+        for user in &changes.keys {
+            let shared = self.rooms.rooms_of(user, &[Membership::Join]).await;
+            // Whoever can't be found now is told by the next sync that comes.
+            for room in shared.unwrap_or_default() {
+                self.waiters.wake_joined(&self.rooms, room.num).await?;
+            }
         }
         let typing = self.typing.changed_since(seen.typing);
         for room in changes.rooms.iter().copied().chain(typing) {

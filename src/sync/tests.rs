@@ -8,8 +8,10 @@ use resuni_accounts::{
 use resuni_dag::SigningKey;
 use resuni_rooms::{CreateRoom, MemberDetails, NewEvent, Preset, Rooms, RoomsConfig, Typing};
 use resuni_store::{SharedClock, Store, SystemClock};
-use ruma::{OwnedRoomId, OwnedUserId, RoomVersionId, owned_server_name};
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomVersionId, owned_server_name};
 use serde_json::{Value, json, value::to_raw_value};
+
+mod device;
 
 use crate::{Sync, SyncRequest, Who};
 
@@ -23,6 +25,7 @@ struct Home {
 struct Person {
     id: OwnedUserId,
     account: AccountNum,
+    device: Option<OwnedDeviceId>,
 }
 
 impl Home {
@@ -70,6 +73,7 @@ impl Home {
         Person {
             id: OwnedUserId::try_from(format!("@{name}:h")).unwrap(),
             account,
+            device: None,
         }
     }
 
@@ -128,7 +132,7 @@ impl Home {
         let who = Who {
             user: &who.id,
             account: who.account,
-            device: None,
+            device: who.device.as_deref(),
         };
         serde_json::from_str(&self.sync.sync(who, &request).await.unwrap()).unwrap()
     }

@@ -4,14 +4,18 @@ use std::{fmt, str::FromStr};
 
 use resuni_store::Position;
 
-/// What a client has seen: all of the log up to a position, and the typing lists up to a serial.
-/// Written `s{position}_{typing}`; the rooms read it as a place in a timeline as well.
+/// What a client has seen: all of the log up to a position, the typing lists up to a serial, and the
+/// messages to its device up to a position, which is an earlier one while there are too many for
+/// one answer. Written `s{position}_{typing}` or `s{position}_{typing}_{to_device}`; the rooms read
+/// it as a place in a timeline as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncToken {
     /// Of the log.
     pub position: Position,
     /// Of the typing lists, which are not in the log.
     pub typing: u64,
+    /// Of the messages to the device.
+    pub to_device: Position,
 }
 
 /// The text is not a token of ours.
@@ -21,7 +25,11 @@ pub struct BadToken;
 
 impl fmt::Display for SyncToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s{}_{}", self.position.0, self.typing)
+        write!(f, "s{}_{}", self.position.0, self.typing)?;
+        if self.to_device != self.position {
+            write!(f, "_{}", self.to_device.0)?;
+        }
+        Ok(())
     }
 }
 
@@ -29,15 +37,18 @@ impl FromStr for SyncToken {
     type Err = BadToken;
 
     fn from_str(text: &str) -> Result<Self, BadToken> {
-        let (position, typing) = text
-            .strip_prefix('s')
-            .and_then(|rest| rest.split_once('_'))
-            .ok_or(BadToken)?;
-        let number = |text: &str| text.parse().map_err(|_| BadToken);
-        Ok(Self {
-            position: Position(number(position)?),
-            typing: number(typing)?,
-        })
+        let mut parts = text.strip_prefix('s').ok_or(BadToken)?.split('_');
+        let mut number = || parts.next().map(|part| part.parse().map_err(|_| BadToken));
+        let position = number().ok_or(BadToken)??;
+        let token = Self {
+            position: Position(position),
+            typing: number().ok_or(BadToken)??,
+            to_device: Position(number().transpose()?.unwrap_or(position)),
+        };
+        if number().is_some() || token.to_device > token.position {
+            return Err(BadToken);
+        }
+        Ok(token)
     }
 }
 
@@ -47,12 +58,18 @@ mod tests {
 
     #[test]
     fn there_and_back() {
-        let token = SyncToken {
-            position: Position(17),
-            typing: 4,
-        };
-        assert_eq!(token.to_string().parse(), Ok(token));
-        for bad in ["", "s", "s1", "s_1", "t1_2", "s1_", "s-1_2", "s1_2_3"] {
+        for (to_device, text) in [(17, "s17_4"), (9, "s17_4_9")] {
+            let token = SyncToken {
+                position: Position(17),
+                typing: 4,
+                to_device: Position(to_device),
+            };
+            assert_eq!(token.to_string(), text);
+            assert_eq!(text.parse(), Ok(token));
+        }
+        for bad in [
+            "", "s", "s1", "s_1", "t1_2", "s1_", "s-1_2", "s1_2_3", "s3_2_1_1", "s3_2_",
+        ] {
             assert_eq!(bad.parse::<SyncToken>(), Err(BadToken), "{bad}");
         }
     }

@@ -129,3 +129,10 @@ pub struct DeviceListChanged {
     /// changed, or (for users of other servers) it is not known which.
     pub devices: Vec<(String, bool)>,
 }
+
+impl DeviceListChanged {
+    /// From the log; none if it is no such payload.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
