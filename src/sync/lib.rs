@@ -8,6 +8,7 @@ mod answer;
 mod changes;
 mod context;
 mod device;
+mod device_lists;
 mod error;
 pub mod filter;
 mod joined;
@@ -28,7 +29,7 @@ use ruma::{DeviceId, UserId, api::client::filter::FilterDefinition};
 use tokio::{sync::watch, time::Instant};
 
 use self::{answer::Answer, changes::Changes, context::Context, waiters::Waiters};
-pub use self::{error::SyncError, token::SyncToken};
+pub use self::{device_lists::DeviceLists, error::SyncError, token::SyncToken};
 
 /// The longest a client may wait for something new, in milliseconds: proxies cut longer ones.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);

@@ -10,10 +10,11 @@ use resuni_accounts::{
     Accounts,
     e2e::{CrossSigningUpload, KeyUpload, SignatureFailure, UserKeys},
 };
+use resuni_sync::{Sync, SyncToken, Who};
 use ruma::{
     DeviceId, OwnedUserId,
     api::client::keys::{
-        claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys,
+        claim_keys, get_key_changes, get_keys, upload_keys, upload_signatures, upload_signing_keys,
     },
 };
 use serde_json::{Map, Value, json};
@@ -21,7 +22,7 @@ use serde_json::{Map, Value, json};
 use super::uia::Unconfirmed;
 use crate::{
     error::ApiError,
-    extract::{RawJson, Ruma, json_object},
+    extract::{Answer, RawJson, Reply, Ruma, json_object},
     routes::Routes,
 };
 
@@ -33,6 +34,7 @@ pub fn routes() -> Routes {
         .guest(claim)
         .on(upload_cross_signing)
         .on(sign)
+        .guest(changes)
 }
 
 /// A member of the body that has to be an object if it is there.
@@ -186,6 +188,29 @@ async fn sign(
         })
         .collect();
     Ok(RawJson::of(&json!({ "failures": failures })))
+}
+
+/// Who shares a room with the caller and has changed their keys.
+async fn changes(
+    State(sync): State<Arc<Sync>>,
+    Ruma { body, caller, .. }: Ruma<get_key_changes::v3::Request>,
+) -> Answer<get_key_changes::v3::Response> {
+    let token = |text: &str| {
+        text.parse::<SyncToken>()
+            .map_err(|_| ApiError::invalid_param("`from` and `to` have to be tokens of a sync."))
+    };
+    let who = Who {
+        user: &caller.user_id,
+        account: caller.account,
+        device: caller.device_id.as_deref(),
+    };
+    let lists = sync
+        .key_changes(who, token(&body.from)?, token(&body.to)?)
+        .await?;
+    Ok(Reply(get_key_changes::v3::Response::new(
+        lists.changed,
+        lists.left,
+    )))
 }
 
 fn failure(why: SignatureFailure) -> Value {

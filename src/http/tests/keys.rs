@@ -178,3 +178,34 @@ async fn a_message_to_a_device_waits_for_it_once() {
         json!({ "type": "org.example.test", "sender": "@bob:example.org", "content": { "n": 1 } })
     );
 }
+
+#[tokio::test]
+async fn who_changed_their_keys_between_two_syncs() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let phone = device(&server, &alice).await;
+    let token = async || {
+        let got = server.get("/_matrix/client/v3/sync", &alice).await.ok();
+        got["next_batch"].as_str().unwrap().to_owned()
+    };
+    let from = token().await;
+    let body = json!({ "device_keys": device_keys(&phone) });
+    server.post(UPLOAD, &alice, body).await.ok();
+    let to = token().await;
+    let changes =
+        |from: &str, to: &str| format!("/_matrix/client/v3/keys/changes?from={from}&to={to}");
+    let path = changes(&from, &to);
+    let got = server.get(&path, &alice).await.ok();
+    assert_eq!(
+        got,
+        json!({ "changed": ["@alice:example.org"], "left": [] })
+    );
+    let path = changes(&to, &to);
+    let got = server.get(&path, &alice).await.ok();
+    assert_eq!(got, json!({ "changed": [], "left": [] }));
+    let path = changes("x", "y");
+    server
+        .get(&path, &alice)
+        .await
+        .fails(400, "M_INVALID_PARAM");
+}
