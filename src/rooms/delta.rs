@@ -26,6 +26,9 @@ use crate::{
 /// Events that are remembered as naming the same missing one.
 const REFERENCES: usize = 8;
 
+/// Members of a large room after which other tasks get their turn.
+const TURN: usize = 256;
+
 /// An event that was judged, and all that was found out about it.
 #[derive(Clone)]
 pub(crate) struct Judged {
@@ -289,6 +292,9 @@ pub(crate) async fn turn(
             *turn.servers.entry(server).or_default() += joined;
         }
         turn.members.push(member);
+        if turn.members.len() % TURN == 0 {
+            tokio::task::yield_now().await;
+        }
     }
     Ok(turn)
 }

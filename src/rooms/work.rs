@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// Entries of a large state after which other tasks get their turn.
+const TURN: usize = 256;
+
 /// A writer's snapshot and batch. It lives under the lane of its room.
 pub(crate) struct Work<'a> {
     pub rooms: &'a Rooms,
@@ -227,7 +230,14 @@ impl<'a> Work<'a> {
         from: NodeNum,
         to: NodeNum,
     ) -> Result<(), StoreError> {
-        for change in tree::diff(&self.reader, from, to).await? {
+        for (i, change) in tree::diff(&self.reader, from, to)
+            .await?
+            .into_iter()
+            .enumerate()
+        {
+            if i % TURN == TURN - 1 {
+                tokio::task::yield_now().await;
+            }
             let (kind, key) = self.reader.state_key(change.key).await?;
             if let Some(event) = change.before {
                 lattice.remove(&kind, &key, self.reader.event_id(event).await?.as_str());

@@ -480,3 +480,34 @@ async fn an_event_that_follows_one_of_another_room_is_refused() {
         "{refused:?}"
     );
 }
+
+#[tokio::test]
+async fn a_redaction_that_comes_before_its_target_waits_for_it() {
+    let (here, there) = (server("here").await, server("there").await);
+    let room = room(&here, RoomVersionId::V12, "@alice:here").await;
+    join(&here, &there, &room, "@bob:there").await;
+    let alice = user("@alice:here");
+    let said = here
+        .send(&room, &alice, message("oops"), None)
+        .await
+        .unwrap();
+    let redaction = NewEvent {
+        redacts: Some(said.clone()),
+        ..NewEvent::message("m.room.redaction", raw(json!({})))
+    };
+    let redaction = here.send(&room, &alice, redaction, None).await.unwrap();
+    let (state, _) = state_and_chain(&here, &room).await;
+    let state = state.iter().map(|pdu| pdu.event_id().to_owned()).collect();
+    let jumped = there
+        .receive_at_gap(&room, pdu(&here, &redaction).await, state)
+        .await
+        .unwrap();
+    assert!(matches!(jumped, Received::Accepted { .. }), "{jumped:?}");
+    let target = vec![pdu(&here, &said).await];
+    there
+        .backfill(&room, &redaction, target, Default::default())
+        .await
+        .unwrap();
+    assert_eq!(redacted(&there, &said).await, Some(redaction));
+    assert_healthy(&there).await;
+}
