@@ -320,9 +320,12 @@ impl Accounts {
         Ok(match stage {
             Stage::Dummy => Checked::Right,
             Stage::Password => {
+                if !self.is_about(request.account, auth).await? {
+                    let message = "Somebody else can't confirm what you do.";
+                    return Err(AccountError::Forbidden(message.into()));
+                }
                 let password = text("password").unwrap_or_default();
-                let right = self.check_password(request.account, password).await?;
-                if right && self.is_about(request.account, auth).await? {
+                if self.check_password(request.account, password).await? {
                     Checked::Right
                 } else {
                     Checked::Wrong("M_FORBIDDEN", "The username or the password is wrong.")

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::{StatusCode, Uri, header, request::Parts};
+use http::{Method, StatusCode, Uri, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use ruma::api::{IncomingRequest, IncomingRequestExt, OutgoingResponse, OutgoingResponseExt};
 
@@ -40,6 +40,8 @@ pub struct Policy {
     pub suspended: bool,
     /// Which bucket its requests are taken from.
     pub class: Class,
+    /// A query parameter and its value where the client says nothing, although the spec wants it.
+    pub default: Option<(&'static str, &'static str)>,
 }
 
 impl Policy {
@@ -50,6 +52,7 @@ impl Policy {
         locked: false,
         suspended: true,
         class: Class::Other,
+        default: None,
     };
     /// The same, open to guests.
     pub const GUEST: Policy = Policy {
@@ -73,6 +76,22 @@ impl Policy {
             suspended: false,
             ..self
         }
+    }
+
+    /// The URI with the parameter that has a default here.
+    fn default_query(self, uri: &Uri) -> Result<Uri, ApiError> {
+        let Some((name, value)) = self.default else {
+            return Ok(uri.clone());
+        };
+        let query = uri.query().unwrap_or_default();
+        let is_there = query
+            .split('&')
+            .any(|pair| pair.split('=').next() == Some(name));
+        if is_there {
+            return Ok(uri.clone());
+        }
+        let uri = format!("{}?{query}&{name}={value}", uri.path());
+        uri.parse().map_err(ApiError::internal)
     }
 
     /// The policy of the route that a request has taken.
@@ -122,7 +141,7 @@ where
             state.limits.take(policy.class, R::RATE_LIMITED, who)?;
             (caller, read_body(&parts, body, policy.body_bytes).await?)
         };
-        let body = parse(&mut parts, &raw).await?;
+        let body = parse(&mut parts, &raw, policy).await?;
         Ok(Ruma {
             body,
             caller,
@@ -163,15 +182,26 @@ pub async fn read_body(parts: &Parts, body: Body, limit: usize) -> Result<Bytes,
 }
 
 /// Reads the typed request from path, query, headers and body.
-async fn parse<R: IncomingRequest>(parts: &mut Parts, raw: &Bytes) -> Result<R, ApiError> {
+///
+/// Clients leave out a body that would say nothing, and a parameter that they think has a default.
+async fn parse<R: IncomingRequest>(
+    parts: &mut Parts,
+    raw: &[u8],
+    policy: Policy,
+) -> Result<R, ApiError> {
+    let body: &[u8] = if raw.is_empty() && R::METHOD != Method::GET {
+        b"{}"
+    } else {
+        raw
+    };
     let params = parts
         .extract::<RawPathParams>()
         .await
         .map_err(|error| ApiError::invalid_param(error.to_string()))?;
     let arguments: Vec<&str> = params.iter().map(|(_, value)| value).collect();
-    let mut request = http::Request::new(raw.as_ref());
+    let mut request = http::Request::new(body);
     *request.method_mut() = parts.method.clone();
-    *request.uri_mut() = parts.uri.clone();
+    *request.uri_mut() = policy.default_query(&parts.uri)?;
     *request.headers_mut() = std::mem::take(&mut parts.headers);
     R::try_from_http_request(request, &arguments).map_err(|error| ApiError::unreadable(error, raw))
 }
@@ -181,7 +211,8 @@ pub fn json_object(raw: &[u8]) -> Result<Map<String, Value>, ApiError> {
     if raw.is_empty() {
         return Ok(Map::new());
     }
-    serde_json::from_slice(raw).map_err(|error| ApiError::bad_json(error.to_string()))
+    serde_json::from_slice(raw)
+        .map_err(|error: serde_json::Error| ApiError::unreadable(error.into(), raw))
 }
 
 /// What a handler answers.

@@ -6,7 +6,11 @@ use axum::extract::State;
 use bytes::Bytes;
 use resuni_accounts::{Accounts, Session};
 use resuni_federation::Federation;
-use resuni_rooms::{MemberDetails, Membership, Rooms, membership_of};
+use resuni_rooms::{
+    Gaps, MemberDetails, Membership, PageQuery, RoomView, Rooms, StateView, TimelineToken,
+    membership_of,
+};
+use resuni_store::Direction;
 use ruma::{
     OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId,
     api::client::{
@@ -314,7 +318,7 @@ async fn members(
     let mut state = view.readable_state(&caller.user_id).await?;
     let is_current = state.snap() == view.snap();
     if let (Some(at), true) = (&body.at, is_current) {
-        state = view.state_at_position(token(at)?.position).await?;
+        state = state_at(&view, token(at)?).await?;
     }
     let wanted = |name: &str| {
         body.membership
@@ -347,7 +351,27 @@ async fn members(
     ))))
 }
 
-/// Who is joined, by their names and pictures. For members only.
+/// The state after the last event up to a place in the timeline; of a place before all events, that
+/// before the first of them.
+async fn state_at(view: &RoomView, at: TimelineToken) -> Result<StateView, ApiError> {
+    let query = |dir| PageQuery {
+        from: at,
+        to: None,
+        dir,
+        limit: 1,
+        gaps: Gaps::Pass,
+    };
+    let before = view.page(query(Direction::Backward)).await?.events.pop();
+    if let Some(event) = before {
+        return Ok(view.state_at(&event.event_id()).await?);
+    }
+    match view.page(query(Direction::Forward)).await?.events.pop() {
+        Some(event) => Ok(view.state_before(&event.event_id()).await?),
+        None => Err(ApiError::invalid_param("`at` is not a place in this room.")),
+    }
+}
+
+/// Who is joined, by their names and pictures (`null` for none). For members only.
 async fn members_joined(
     State(rooms): State<Arc<Rooms>>,
     Ruma { body, caller, .. }: Ruma<joined_members::v3::Request>,
@@ -362,7 +386,7 @@ async fn members_joined(
             ("display_name", "displayname"),
             ("avatar_url", "avatar_url"),
         ] {
-            member.extend(text(key).map(|value| (name.to_owned(), value)));
+            member.insert(name.to_owned(), text(key).unwrap_or_default());
         }
         if let Some(user) = event.state_key() {
             joined.insert(user.to_owned(), Value::Object(member));

@@ -28,7 +28,7 @@ use ruma::{
 use super::rooms::{form, token, view};
 use crate::{
     error::ApiError,
-    extract::{Answer, RawJson, Reply, Ruma},
+    extract::{Answer, Policy, RawJson, Reply, Ruma},
     routes::Routes,
 };
 
@@ -39,8 +39,13 @@ const FETCHES: usize = 5;
 
 /// The table of this section.
 pub fn routes() -> Routes {
+    // Clients of old leave the direction out.
+    let messages_policy = Policy {
+        default: Some(("dir", "f")),
+        ..Policy::GUEST
+    };
     Routes::new()
-        .guest(messages)
+        .with(messages_policy, messages)
         .guest(context)
         .guest(event)
         .on(at_time)

@@ -4,23 +4,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::extract::State;
-use ruma::{
-    RoomVersionId,
-    api::client::{
-        discovery::{
-            get_capabilities::v3::{
-                self as get_capabilities, Capabilities, GetLoginTokenCapability,
-                ProfileFieldsCapability, RoomVersionStability, RoomVersionsCapability,
-                ThirdPartyIdChangesCapability,
-            },
-            get_supported_versions,
-        },
-        thirdparty::get_protocols,
-    },
+use ruma::api::client::{
+    discovery::{get_capabilities, get_supported_versions},
+    thirdparty::get_protocols,
 };
+use serde_json::{Map, Value, json};
 
 use crate::{
-    extract::{Answer, Reply, Ruma},
+    extract::{Answer, RawJson, Reply, Ruma},
     routes::Routes,
     state::Settings,
 };
@@ -57,22 +48,26 @@ async fn versions(
     Ok(Reply(response))
 }
 
+/// Written here: ruma leaves out what has the value that the spec gives it by default, and clients
+/// look for it all the same.
 async fn capabilities(
     State(settings): State<Arc<Settings>>,
-    _: Ruma<get_capabilities::Request>,
-) -> Answer<get_capabilities::Response> {
-    let available = resuni_dag::SUPPORTED
+    _: Ruma<get_capabilities::v3::Request>,
+) -> RawJson {
+    let versions: Map<String, Value> = resuni_dag::SUPPORTED
         .iter()
-        .filter_map(|version| RoomVersionId::try_from(*version).ok())
-        .map(|version| (version, RoomVersionStability::Stable))
-        .collect::<BTreeMap<_, _>>();
-    let mut capabilities = Capabilities::new();
-    capabilities.room_versions =
-        RoomVersionsCapability::new(settings.default_room_version.clone(), available);
-    capabilities.get_login_token = GetLoginTokenCapability::new(true);
-    capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
-    capabilities.profile_fields = Some(ProfileFieldsCapability::new(true));
-    Ok(Reply(get_capabilities::Response::new(capabilities)))
+        .map(|version| ((*version).to_owned(), json!("stable")))
+        .collect();
+    RawJson::of(&json!({ "capabilities": {
+        "m.room_versions": { "default": settings.default_room_version, "available": versions },
+        "m.change_password": { "enabled": true },
+        "m.set_displayname": { "enabled": true },
+        "m.set_avatar_url": { "enabled": true },
+        "m.3pid_changes": { "enabled": false },
+        "m.get_login_token": { "enabled": true },
+        "m.profile_fields": { "enabled": true },
+        "m.forget_forced_upon_leave": { "enabled": false },
+    } }))
 }
 
 /// No bridge of this server offers a lookup.

@@ -37,6 +37,20 @@ impl Server {
     }
 }
 
+/// A place in the middle of the room's creation.
+async fn page_end(server: &Server, room: &str, token: &str) -> String {
+    let page = server
+        .in_room(
+            Method::GET,
+            room,
+            "messages?dir=f&limit=4",
+            token,
+            Value::Null,
+        )
+        .await;
+    page.ok()["end"].as_str().unwrap().to_owned()
+}
+
 #[tokio::test]
 async fn a_room_from_its_creation_to_its_end() {
     let server = Server::start().await;
@@ -153,6 +167,16 @@ async fn a_room_from_its_creation_to_its_end() {
         .in_room(Method::POST, &room, "forget", &bob, json!({}))
         .await
         .ok();
+    let then = format!("members?at={}", page_end(&server, &room, &alice).await);
+    let then = server
+        .in_room(Method::GET, &room, &then, &alice, Value::Null)
+        .await
+        .ok();
+    assert_eq!(
+        then["chunk"].as_array().unwrap().len(),
+        1,
+        "before bob came"
+    );
     let gone = server
         .in_room(Method::GET, &room, "members", &bob, Value::Null)
         .await;
@@ -310,6 +334,34 @@ async fn a_stranger_learns_nothing_of_a_private_room() {
             .await;
         assert_eq!((nowhere.status, nowhere.body), (there.status, there.body));
     }
+}
+
+#[tokio::test]
+async fn clients_of_old_leave_out_bodies_and_directions() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = server
+        .create(&alice, json!({ "preset": "public_chat" }))
+        .await;
+    let join = format!("/_matrix/client/v3/join/{room}");
+    server.post(&join, &bob, Value::Null).await.ok();
+    let page = server
+        .in_room(Method::GET, &room, "messages?limit=1", &bob, Value::Null)
+        .await
+        .ok();
+    assert_eq!(page["chunk"][0]["type"], "m.room.create");
+    let capabilities = server
+        .get("/_matrix/client/v3/capabilities", &alice)
+        .await
+        .ok();
+    assert_eq!(
+        capabilities["capabilities"]["m.room_versions"]["available"]["12"],
+        "stable"
+    );
+    assert_eq!(
+        capabilities["capabilities"]["m.change_password"]["enabled"],
+        true
+    );
 }
 
 #[tokio::test]
