@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"regexp"
 	"sort"
 	"strings"
 )
@@ -18,10 +20,11 @@ const (
 type results struct {
 	of      map[string]string
 	parents map[string]bool
+	why     map[string]string
 }
 
 func newResults() *results {
-	return &results{of: map[string]string{}, parents: map[string]bool{}}
+	return &results{of: map[string]string{}, parents: map[string]bool{}, why: map[string]string{}}
 }
 
 // short is the package's name below `tests`.
@@ -52,6 +55,34 @@ func (r *results) add(pkg, test, action string) {
 	case pass, fail, skip:
 		r.of[name] = action
 	}
+}
+
+// said is a line that a test wrote by t.Log or t.Error; chatter is what it writes in any case.
+var (
+	said    = regexp.MustCompile(`^\s*\w+\.go:\d+: `)
+	chatter = regexp.MustCompile(`\[CSAPI\]|\[SSAPI\]|Deploy times|procdeploy: log of|WARNING: |waiting for event ID`)
+)
+
+// Complement writes errors in red.
+const red, plain = "\x1b[31m", "\x1b[39m"
+
+// note remembers in which line a test says what is wrong: the first red one, or else the last.
+func (r *results) note(pkg, test, output string) {
+	name := pkg + " " + test
+	if !said.MatchString(output) || chatter.MatchString(output) || strings.Contains(r.why[name], red) {
+		return
+	}
+	r.why[name] = strings.TrimSpace(output)
+}
+
+// reasons are the failing leaves, each with what it said.
+func (r *results) reasons() string {
+	var text strings.Builder
+	for _, name := range r.with(fail) {
+		why := strings.NewReplacer(red, "", plain, "").Replace(r.why[name])
+		fmt.Fprintf(&text, "%s\n    %s\n", name, why)
+	}
+	return text.String()
 }
 
 func (r *results) with(outcome string) []string {

@@ -74,6 +74,9 @@ func test(o options, source, here string, packages []string, pattern string) (*r
 	}
 	results := newResults()
 	err = collect(bufio.NewReaderSize(stdout, 1<<20), results, logs)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(logs, "failing.txt"), []byte(results.reasons()), 0o644)
+	}
 	exit := new(exec.ExitError)
 	if waited := command.Wait(); err == nil && waited != nil && !errors.As(waited, &exit) {
 		err = waited
@@ -105,6 +108,7 @@ func collect(lines *bufio.Reader, results *results, logs string) error {
 		pkg := short(e.Package)
 		switch {
 		case e.Action == "output":
+			results.note(pkg, e.Test, e.Output)
 			if err := write(files, logs, pkg, e.Output); err != nil {
 				return err
 			}
