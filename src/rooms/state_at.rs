@@ -85,6 +85,18 @@ impl StateView {
         self.snap
     }
 
+    /// MSC4500's digest of it: two servers whose digests are equal hold the same state.
+    pub async fn digest(&self) -> Result<resuni_dag::Digest, RoomError> {
+        Ok(resuni_dag::Digest(
+            self.view.reader.snap(self.snap).await?.digest,
+        ))
+    }
+
+    /// How many events it has.
+    pub async fn count(&self) -> Result<u64, RoomError> {
+        Ok(self.view.reader.snap(self.snap).await?.count)
+    }
+
     /// The event of this type and key.
     pub async fn get(&self, kind: &str, state_key: &str) -> Result<Option<Pdu>, RoomError> {
         Ok(self
