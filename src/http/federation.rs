@@ -1,6 +1,7 @@
 //! The server-server API, one file per section of the spec. Who asks is found out by the extractor;
 //! everything else is decided in `resuni_federation`.
 
+mod devices;
 mod history;
 mod keys;
 mod members;
@@ -18,6 +19,7 @@ use crate::{AppState, error::ApiError, routes::Routes};
 /// The tables of all sections.
 pub fn routes() -> Routes {
     [
+        devices::routes,
         history::routes,
         keys::routes,
         members::routes,
