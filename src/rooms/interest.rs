@@ -54,7 +54,7 @@ impl Rooms {
         Ok(rows.into_iter().map(|((_, user), ())| user).collect())
     }
 
-    /// As `rooms_of`, but only those of `rooms` that are the user's: for when few rooms have news.
+    /// As `rooms_of`, but only those of `rooms` that are the user's, forgotten ones too: for when few rooms have news.
     pub async fn rooms_of_among(
         &self,
         user: &UserId,
@@ -76,7 +76,6 @@ impl Rooms {
                     row: row?,
                 })
             })
-            .filter(|room| !room.row.forgotten)
             .collect())
     }
 

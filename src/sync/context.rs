@@ -125,6 +125,10 @@ impl<'a> Context<'a> {
             if !filter::room(&self.request.filter.room, &room.room_id) {
                 continue;
             }
+            // A room that was left and forgotten since the token is still told as left.
+            if room.row.forgotten && (self.since().is_none() || self.request.full_state) {
+                continue;
+            }
             let new = self.since().is_none_or(|since| room.row.position > since);
             match room.row.membership {
                 Membership::Join => {

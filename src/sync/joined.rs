@@ -48,6 +48,7 @@ impl Context<'_> {
         let ephemeral = self.ephemeral(&view, room, known).await?;
         let account_data = self.room_account_data(room);
         let quiet = timeline.events.is_empty()
+            && !timeline.limited
             && state.is_empty()
             && ephemeral.is_empty()
             && account_data.is_empty();
@@ -134,7 +135,7 @@ impl Context<'_> {
             from: TimelineToken::live(end),
             to: known.map(TimelineToken::live),
             dir: Direction::Backward,
-            // A limit of 0 is read as 1: an answer that tells of news without any could not go on.
+            // A client that wants no events is still told whether there were any.
             limit: limit.max(1),
             gaps: Gaps::Stop,
         };
@@ -150,14 +151,21 @@ impl Context<'_> {
                 !ignored && filter::pdu(wanted, &fields)
             })
             .await?;
+        if limit == 0 {
+            let limited = !page.events.is_empty();
+            return Ok(Timeline { limited, ..nothing });
+        }
         page.events.reverse();
         let prev_batch = match (page.end, page.events.first()) {
             (Some(end), _) => end,
             (None, Some(first)) => first.before(),
             (None, None) => TimelineToken::live(end),
         };
+        // A room that is new to the client is limited however short it is: there may be history
+        // that its other servers have.
+        let new = known.is_none() && self.since().is_some();
         Ok(Timeline {
-            limited: page.end.is_some() || page.gap.is_some(),
+            limited: new || page.end.is_some() || page.gap.is_some(),
             events: page.events,
             prev_batch,
         })

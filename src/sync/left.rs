@@ -1,6 +1,6 @@
 //! A room the user left, was kicked or banned from, or whose invite came to nothing.
 
-use resuni_rooms::{Membership, RoomOf, SnapNum, membership_of};
+use resuni_rooms::{Membership, RoomOf, RoomView, SnapNum, TimelineEvent, membership_of};
 
 use crate::{answer::events, context::Context, error::SyncError, state::Span};
 
@@ -24,17 +24,18 @@ impl Context<'_> {
         }
         let end = room.row.position.min(self.now.position);
         let mut viewer = view.viewer(self.who.user).await?;
-        let timeline = self.timeline(&view, &mut viewer, known, end).await?;
+        let mut timeline = self.timeline(&view, &mut viewer, known, end).await?;
+        // Who declined an invite sees that, whatever the history visibility says of the rest.
+        if timeline.events.is_empty() && !timeline.limited {
+            timeline.events.extend(own_leaving(&view, room).await?);
+        }
         let since = match known {
             Some(known) => view.snapshot_at(known).await?,
             None => SnapNum::EMPTY,
         };
         // Who was never in the room learns nothing of its state but their own membership.
-        let was_member = timeline
-            .events
-            .iter()
-            .any(|event| event.fields().state_key_str() != Some(self.who.user.as_str()));
-        let state = if known.is_some() || was_member {
+        let was_member = known.is_some() || view.readable_state(self.who.user).await.is_ok();
+        let state = if was_member {
             let now = view.snapshot_at(end).await?;
             self.state(&view, Span { since, now }, &timeline).await?
         } else {
@@ -69,5 +70,13 @@ impl Context<'_> {
         };
         out.push_str(&format!(",\"{state}\":{{\"events\":[]}}}}"));
         Ok(Some(out))
+    }
+}
+
+/// The event with which the user left, if it has a place in the timeline.
+async fn own_leaving(view: &RoomView, room: &RoomOf) -> Result<Option<TimelineEvent>, SyncError> {
+    match view.pdus(&[room.row.event]).await?.first() {
+        Some(leave) => Ok(view.timeline_event(leave.event_id()).await?),
+        None => Ok(None),
     }
 }
