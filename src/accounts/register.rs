@@ -172,7 +172,9 @@ impl Accounts {
         };
         batch.guard_absent(&ACCOUNTS, &account);
         batch.put(&ACCOUNTS, &account, &row);
-        if let Some(name) = &new.display_name {
+        // Clients show the display name, so people have one from the start, as on other servers.
+        let own_name = (new.kind == AccountKind::User).then_some(&row.localpart);
+        if let Some(name) = new.display_name.as_ref().or(own_name) {
             let field = crate::profiles::checked_field("displayname", name.as_str().into())?;
             batch.put(&PROFILES, &(account, "displayname".to_owned()), &field);
         }

@@ -11,7 +11,7 @@ use ruma::{
     serde::Raw,
 };
 use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::membership::check_guest;
 use crate::{
@@ -102,12 +102,28 @@ fn redacts(content: &RawValue) -> Result<Option<OwnedEventId>, ApiError> {
     Ok(redaction.redacts)
 }
 
+/// Who authorised a restricted join is for servers to say, in the join itself (room version 8, "Restricted
+/// join rules"): what a client says of it, or copies from an older event, is left out.
+fn without_authoriser(content: Box<RawValue>) -> Result<Box<RawValue>, ApiError> {
+    const AUTHORISER: &str = "join_authorised_via_users_server";
+    if !content.get().contains(AUTHORISER) {
+        return Ok(content);
+    }
+    let bad = |error: serde_json::Error| ApiError::bad_json(error.to_string());
+    let mut object: Map<String, Value> = serde_json::from_str(content.get()).map_err(bad)?;
+    object.remove(AUTHORISER);
+    serde_json::value::to_raw_value(&object).map_err(bad)
+}
+
 async fn state(
     State(rooms): State<Arc<Rooms>>,
     Ruma { body, caller, .. }: Ruma<send_state_event::v3::Request>,
 ) -> Answer<send_state_event::v3::Response> {
-    let content = content(body.body)?;
+    let mut content = content(body.body)?;
     let kind = body.event_type.to_string();
+    if kind == "m.room.member" {
+        content = without_authoriser(content)?;
+    }
     if kind == "m.room.canonical_alias" {
         // Aliases that the room newly claims have to point at it.
         rooms.check_canonical_alias(&body.room_id, &content).await?;
