@@ -16,8 +16,8 @@ use crate::{
     relations,
     tables::{
         EVENTS, EventLog, EventRow, HEAD, Head, LATTICE, LOCAL_MEMBERS, MEMBERS, MISSING, Missing,
-        OUTLIERS, OutlierRow, Place, ROOM_SERVERS, SERVER_ROOMS, TIMELINE, TXNS, TimelineRow,
-        USER_ROOMS, UserRoom, flags,
+        OUTLIERS, OutlierRow, Place, REDACTED_OUTLIERS, ROOM_SERVERS, SERVER_ROOMS, TIMELINE, TXNS,
+        TimelineRow, USER_ROOMS, UserRoom, flags,
     },
     types::{EventHash, EventNum, Membership, RoomNum, ServerNum, SnapNum, UserNum, server_of},
     work::{Work, hash_of},
@@ -76,6 +76,11 @@ pub(crate) async fn put_event(
         _ => {
             if event.place.has_state() {
                 work.batch.delete(&MISSING, &(room, hash));
+                // It may have been an outlier; now nobody is shown it.
+                work.batch.delete(&REDACTED_OUTLIERS, &(room, num));
+            }
+            if event.place == Place::Outlier {
+                relations::redact_by_held(work, room, (num, hash), &event).await?;
             }
             let row = OutlierRow {
                 pdu: event.pdu.json().to_owned(),

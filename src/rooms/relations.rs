@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::{
     delta::Judged,
     error::RoomError,
-    tables::{HELD_REDACTIONS, Place, REDACTIONS, RELATIONS, Relation},
+    tables::{HELD_REDACTIONS, Place, REDACTED_OUTLIERS, REDACTIONS, RELATIONS, Relation},
     types::{EventHash, EventNum, RoomNum, SnapNum, UserNum},
     work::Work,
 };
@@ -34,7 +34,12 @@ pub(crate) async fn put(
         redact(work, room, (num, &event.pdu, event.before), target).await?;
     }
     if !event.new {
-        redact_by_held(work, room, hash, &event.pdu, spot).await?;
+        let known = (room, num);
+        if let Some(redaction) = work.reader.snapshot.get(&REDACTED_OUTLIERS, &known).await? {
+            work.batch.delete(&REDACTED_OUTLIERS, &known);
+            put_redaction(work, room, (num, event.place), redaction).await?;
+        }
+        redact_by_held(work, room, (num, hash), event).await?;
     }
     if let Some((target, relation)) = relation_of(&event.pdu, num, sender) {
         work.batch
@@ -59,10 +64,10 @@ async fn redact(
         if row.room != room {
             return Ok(());
         }
-        if let Place::Timeline { position, sub } = row.place {
-            let target = work.reader.pdu_of(target, &row).await?;
-            if may_redact(work, redaction, state, &target).await? {
-                put_redaction(work, room, (position, sub), num).await?;
+        if matches!(row.place, Place::Timeline { .. } | Place::Outlier) {
+            let pdu = work.reader.pdu_of(target, &row).await?;
+            if may_redact(work, redaction, state, &pdu).await? {
+                put_redaction(work, room, (target, row.place), num).await?;
             }
             return Ok(());
         }
@@ -71,13 +76,12 @@ async fn redact(
     Ok(())
 }
 
-/// The redactions that came before their target.
-async fn redact_by_held(
+/// The redactions that came before their target, an event that gets its place in the timeline or among the outliers.
+pub(crate) async fn redact_by_held(
     work: &mut Work<'_>,
     room: RoomNum,
-    hash: EventHash,
-    target: &Pdu,
-    spot: Spot,
+    (num, hash): (EventNum, EventHash),
+    target: &Judged,
 ) -> Result<(), StoreError> {
     let range = ScanRange::prefix(&(room, hash));
     let held = work
@@ -85,26 +89,38 @@ async fn redact_by_held(
         .snapshot
         .scan(&HELD_REDACTIONS, range, Direction::Forward, HELD)
         .await?;
+    let mut redacted = false;
     for (key, ()) in held {
         let row = work.reader.event_row(key.2).await?;
         let redaction = work.reader.pdu_of(key.2, &row).await?;
-        if may_redact(work, &redaction, row.snap_before, target).await? {
-            put_redaction(work, room, spot, key.2).await?;
+        if !redacted && may_redact(work, &redaction, row.snap_before, &target.pdu).await? {
+            put_redaction(work, room, (num, target.place), key.2).await?;
+            redacted = true;
         }
         work.batch.delete(&HELD_REDACTIONS, &key);
     }
     Ok(())
 }
 
+/// The first redaction that applies is kept.
 async fn put_redaction(
     work: &mut Work<'_>,
     room: RoomNum,
-    spot: Spot,
-    num: EventNum,
+    (target, place): (EventNum, Place),
+    redaction: EventNum,
 ) -> Result<(), StoreError> {
-    let key = (room, spot.0, spot.1);
-    if work.reader.snapshot.get(&REDACTIONS, &key).await?.is_none() {
-        work.batch.put(&REDACTIONS, &key, &num);
+    let snapshot = &work.reader.snapshot;
+    if let Place::Timeline { position, sub } = place {
+        let key = (room, position, sub);
+        if !snapshot.contains(&REDACTIONS, &key).await? {
+            work.batch.put(&REDACTIONS, &key, &redaction);
+        }
+    } else if !snapshot
+        .contains(&REDACTED_OUTLIERS, &(room, target))
+        .await?
+    {
+        work.batch
+            .put(&REDACTED_OUTLIERS, &(room, target), &redaction);
     }
     Ok(())
 }

@@ -48,9 +48,13 @@ pub static SERVER_ROOMS: Table<(ServerNum, RoomNum), ()> = Table::new(0x0210, "r
 /// Redactions that apply, at the place of the event they redact, so that a page of history finds those of its
 /// range in one scan. The first one that applies is kept.
 pub static REDACTIONS: Table<(RoomNum, Position, u32), EventNum> = Table::new(0x0211, "redactions");
-/// Redactions whose target is not in the timeline (yet), by the target.
+/// Redactions whose target is not here (yet), by the target.
 pub static HELD_REDACTIONS: Table<(RoomNum, EventHash, EventNum), ()> =
     Table::new(0x0212, "held redactions");
+/// Redactions that apply to outliers, by their target: state that we know without its place may be redacted too. A row
+/// moves to `REDACTIONS` when its target gets its place.
+pub static REDACTED_OUTLIERS: Table<(RoomNum, EventNum), EventNum> =
+    Table::new(0x0215, "redacted outliers");
 /// Events that relate to the event with this id (`m.relates_to`), in timeline order. By id and not by number, because a
 /// relation may come before its target.
 pub static RELATIONS: Table<(RoomNum, EventHash, Position, u32), Relation> =
@@ -81,6 +85,7 @@ pub const TABLES: &[TableInfo] = &[
     HELD_REDACTIONS.info(),
     RELATIONS.info(),
     TXNS.info(),
+    REDACTED_OUTLIERS.info(),
 ];
 
 /// An event got its place in a room's timeline, or an invite or a knock of a room we are not in changed. The scope is

@@ -11,8 +11,8 @@ use crate::error::RoomError;
 use crate::reader::{Reader, missing_row, stored_pdu};
 use crate::rooms::{Rooms, rules_of};
 use crate::tables::{
-    EVENTS, EventRow, HEAD, Head, LOCAL_MEMBERS, OUTLIERS, Place, REDACTIONS, ROOM_SERVERS,
-    TIMELINE, USER_ROOMS, UserRoom,
+    EVENTS, EventRow, HEAD, Head, LOCAL_MEMBERS, OUTLIERS, Place, REDACTED_OUTLIERS, REDACTIONS,
+    ROOM_SERVERS, TIMELINE, USER_ROOMS, UserRoom,
 };
 use crate::types::{
     EventNum, Membership, RoomNum, SERVER_NUMBERS, SnapNum, TimelineToken, UserNum,
@@ -370,31 +370,13 @@ impl RoomView {
     /// redacted in the room.
     pub async fn shown(&self, nums: &[EventNum]) -> Result<Vec<Shown>, RoomError> {
         let pdus = self.reader.pdus(nums).await?;
-        let any = self
-            .snapshot()
-            .scan(
-                &REDACTIONS,
-                ScanRange::prefix(&self.num),
-                Direction::Forward,
-                1,
-            )
-            .await?;
         let mut redactions = vec![None; nums.len()];
-        if !any.is_empty() {
+        if self.has_redactions().await? {
             let rows = self.snapshot().get_many(&EVENTS, nums).await?;
-            let places =
-                rows.iter()
-                    .enumerate()
-                    .filter_map(|(at, row)| match row.as_ref()?.place {
-                        Place::Timeline { position, sub } => Some((at, (self.num, position, sub))),
-                        _ => None,
-                    });
-            let (at, keys): (Vec<usize>, Vec<_>) = places.unzip();
-            for (at, redaction) in at
-                .into_iter()
-                .zip(self.snapshot().get_many(&REDACTIONS, &keys).await?)
-            {
-                redactions[at] = redaction;
+            for ((num, row), redaction) in nums.iter().zip(rows).zip(&mut redactions) {
+                if let Some(row) = row {
+                    *redaction = self.redaction_of(*num, row.place).await?;
+                }
             }
         }
         let mut shown = Vec::with_capacity(pdus.len());
@@ -402,6 +384,40 @@ impl RoomView {
             shown.push(self.redacted(pdu, redaction).await?);
         }
         Ok(shown)
+    }
+
+    /// Whether anything was ever redacted in the room.
+    async fn has_redactions(&self) -> Result<bool, RoomError> {
+        let range = ScanRange::prefix(&self.num);
+        let (snapshot, forward) = (self.snapshot(), Direction::Forward);
+        Ok(!snapshot
+            .scan(&REDACTIONS, range.clone(), forward, 1)
+            .await?
+            .is_empty()
+            || !snapshot
+                .scan(&REDACTED_OUTLIERS, range, forward, 1)
+                .await?
+                .is_empty())
+    }
+
+    /// The redaction that applies to the event at this place.
+    async fn redaction_of(
+        &self,
+        num: EventNum,
+        place: Place,
+    ) -> Result<Option<EventNum>, RoomError> {
+        Ok(match place {
+            Place::Timeline { position, sub } => {
+                self.snapshot()
+                    .get(&REDACTIONS, &(self.num, position, sub))
+                    .await?
+            }
+            _ => {
+                self.snapshot()
+                    .get(&REDACTED_OUTLIERS, &(self.num, num))
+                    .await?
+            }
+        })
     }
 
     /// The event as it is shown once `redaction` applies.

@@ -8,8 +8,8 @@ use crate::{
     error::RoomError,
     rooms::rules_of,
     tables::{
-        EVENT_IDS, EVENTS, EventRow, HELD_REDACTIONS, MISSING, OUTLIERS, Place, REDACTIONS,
-        RELATIONS, SNAPS, TIMELINE, TXNS, TimelineRow,
+        EVENT_IDS, EVENTS, EventRow, HELD_REDACTIONS, MISSING, OUTLIERS, Place, REDACTED_OUTLIERS,
+        REDACTIONS, RELATIONS, SNAPS, TIMELINE, TXNS, TimelineRow,
     },
     types::{EventHash, EventNum, RoomNum, SnapNum},
 };
@@ -216,6 +216,17 @@ impl Doctor<'_> {
                         "a redaction at {} of room number {} leads nowhere",
                         key.1.0, key.0.0
                     )
+                });
+            }
+        }
+        let mut rows = Rows::of(&REDACTED_OUTLIERS, ScanRange::all());
+        while let Some(page) = rows.next(&self.reader).await? {
+            for ((_, target), redaction) in page {
+                let target = self.reader.snapshot.get(&EVENTS, &target).await?;
+                let outlier = target.is_some_and(|row| row.place == Place::Outlier);
+                let known = self.reader.snapshot.contains(&EVENTS, &redaction).await?;
+                self.expect(outlier && known, || {
+                    "a redaction of an outlier leads nowhere".to_owned()
                 });
             }
         }

@@ -235,3 +235,29 @@ async fn outliers_without_their_auth_chain_are_not_kept() {
     );
     assert_healthy(&there).await;
 }
+
+#[tokio::test]
+async fn state_from_before_our_join_is_redacted_too() {
+    let (here, there) = (server("here").await, server("there").await);
+    let room = room(&here, RoomVersionId::V12, "@alice:here").await;
+    let alice = user("@alice:here");
+    let name = super::state("m.room.name", json!({"name": "a bad word"}));
+    let name = here.send(&room, &alice, name, None).await.unwrap();
+    join(&here, &there, &room, "@bob:there").await;
+    assert_eq!(place(&there, &name).await, Place::Outlier);
+    let redaction = NewEvent {
+        redacts: Some(name.clone()),
+        ..NewEvent::message("m.room.redaction", raw(json!({})))
+    };
+    let redaction = here.send(&room, &alice, redaction, None).await.unwrap();
+    there
+        .receive(&room, pdu(&here, &redaction).await)
+        .await
+        .unwrap();
+    let view = there.view(&room).await.unwrap().unwrap();
+    let num = there.reader().event_num(&name).await.unwrap().unwrap();
+    let shown = view.shown(&[num]).await.unwrap().remove(0);
+    assert_eq!(shown.pdu.content().get(), "{}");
+    assert_eq!(shown.redacted_because.unwrap().event_id(), &*redaction);
+    assert_healthy(&there).await;
+}
