@@ -2,6 +2,8 @@
 
 use resuni_rooms::{Membership, RoomOf, RoomView, SnapNum, TimelineEvent, membership_of};
 
+use ruma::uint;
+
 use crate::{answer::events, context::Context, error::SyncError, state::Span};
 
 impl Context<'_> {
@@ -26,7 +28,7 @@ impl Context<'_> {
         let mut viewer = view.viewer(self.who.user).await?;
         let mut timeline = self.timeline(&view, &mut viewer, known, end).await?;
         // Who declined an invite sees that, whatever the history visibility says of the rest.
-        if timeline.events.is_empty() && !timeline.limited {
+        if timeline.events.is_empty() && self.request.filter.room.timeline.limit != Some(uint!(0)) {
             timeline.events.extend(own_leaving(&view, room).await?);
         }
         let since = match known {

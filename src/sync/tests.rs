@@ -308,6 +308,36 @@ async fn an_invite_comes_with_stripped_state() {
 }
 
 #[tokio::test]
+async fn a_declined_invite_is_told_to_who_declined_it() {
+    let home = Home::new().await;
+    let (alice, bob) = (home.person("alice").await, home.person("bob").await);
+    let room = home.room(&alice).await;
+    let joined = to_raw_value(&json!({ "history_visibility": "joined" })).unwrap();
+    let event = NewEvent::state("m.room.history_visibility", "", joined);
+    home.rooms
+        .send(&room, &alice.id, event, None)
+        .await
+        .unwrap();
+    home.rooms
+        .invite(&room, &alice.id, &bob.id, &MemberDetails::default())
+        .await
+        .unwrap();
+    let invited = home.sync(&bob, "").await;
+    home.rooms.leave(&room, &bob.id, None).await.unwrap();
+    let left = home.sync(&bob, next(&invited)).await;
+    let part = &left["rooms"]["leave"][room.as_str()];
+    assert_eq!(
+        part["timeline"]["events"][0]["content"]["membership"],
+        "leave"
+    );
+    assert_eq!(
+        part["state"]["events"],
+        json!([]),
+        "who was never in the room learns nothing of it"
+    );
+}
+
+#[tokio::test]
 async fn waiting_clients_are_woken_by_what_concerns_them() {
     let home = Arc::new(Home::new().await);
     let (alice, bob) = (home.person("alice").await, home.person("bob").await);
