@@ -13,6 +13,7 @@ mod push_rules;
 mod receipts;
 mod register;
 mod remote;
+mod remote_keys;
 mod rooms;
 mod rooms_create;
 mod send;

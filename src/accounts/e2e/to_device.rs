@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use quick_cache::sync::Cache;
 use resuni_store::{Batch, Direction, Position, ScanRange, Snapshot};
 use ruma::{DeviceId, UserId};
@@ -54,6 +55,21 @@ pub enum MessageId<'a> {
     },
     /// The `message_id` of an EDU from another server.
     Edu(&'a str),
+}
+
+impl MessageId<'_> {
+    fn hash(&self, sender: &UserId) -> TokenHash {
+        secrets::hash(&match self {
+            Self::Transaction { device, txn } => format!("txn\0{sender}\0{device}\0{txn}"),
+            Self::Edu(message) => format!("edu\0{}\0{message}", sender.server_name()),
+        })
+    }
+
+    /// The `message_id` of the EDU that carries the message on: the same for the same message, and
+    /// no longer than the 32 characters that the specification allows.
+    pub fn for_other_servers(&self, sender: &UserId) -> String {
+        URL_SAFE_NO_PAD.encode(&self.hash(sender).0[..24])
+    }
 }
 
 /// A message that waits for a device.
@@ -111,11 +127,7 @@ impl Accounts {
         kind: &str,
         messages: &BTreeMap<AccountNum, BTreeMap<String, Value>>,
     ) -> Result<(), AccountError> {
-        let sent = match id {
-            MessageId::Transaction { device, txn } => format!("txn\0{sender}\0{device}\0{txn}"),
-            MessageId::Edu(message) => format!("edu\0{}\0{message}", sender.server_name()),
-        };
-        let sent = secrets::hash(&sent);
+        let sent = id.hash(sender);
         for _ in 0..ATTEMPTS {
             if self.snapshot().contains(&TO_DEVICE_SENT, &sent).await? {
                 return Ok(());

@@ -7,9 +7,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::extract::State;
 use http::Method;
 use resuni_accounts::{
-    Accounts,
+    AccountNum, Accounts,
     e2e::{CrossSigningUpload, KeyUpload, SignatureFailure, UserKeys},
 };
+use resuni_federation::Federation;
 use resuni_sync::{Sync, SyncToken, Who};
 use ruma::{
     DeviceId, OwnedUserId,
@@ -19,7 +20,10 @@ use ruma::{
 };
 use serde_json::{Map, Value, json};
 
-use super::uia::Unconfirmed;
+use super::{
+    remote_keys::{self, RemoteKeys},
+    uia::Unconfirmed,
+};
 use crate::{
     error::ApiError,
     extract::{Answer, RawJson, Reply, Ruma, json_object},
@@ -72,29 +76,57 @@ async fn upload(
     Ok(RawJson::of(&json!({ "one_time_key_counts": counts })))
 }
 
-/// Of users of other servers there is nothing here yet: those servers are named in `failures`.
 async fn query(
     State(accounts): State<Arc<Accounts>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, caller, .. }: Ruma<get_keys::v3::Request>,
 ) -> Result<RawJson, ApiError> {
     let mut answer = Map::new();
-    let mut failures = Map::new();
-    for (user, devices) in &body.device_keys {
+    let mut remote = remote_keys::Wanted::new();
+    for (user, devices) in body.device_keys {
         if user.server_name() != accounts.server_name() {
-            failures.insert(user.server_name().to_string(), json!({}));
-        } else if let Some(account) = accounts.find_user(user).await? {
+            let server = user.server_name().to_owned();
+            remote.entry(server).or_default().insert(user, devices);
+        } else if let Some(account) = accounts.find_user(&user).await? {
             let devices: Vec<&DeviceId> = devices.iter().map(|device| &**device).collect();
             let keys = accounts
                 .query_keys(account, &devices, Some(caller.account))
                 .await?;
-            add_keys(&mut answer, user, keys);
+            add_keys(&mut answer, &user, keys);
         }
     }
+    let (remote, failures) = remote_keys::query(federation.as_deref(), remote, body.timeout).await;
+    add_remote(&accounts, caller.account, &mut answer, remote).await?;
     answer.insert("failures".to_owned(), Value::Object(failures));
     answer
         .entry("device_keys")
         .or_insert_with(|| Value::Object(Map::new()));
     Ok(RawJson::of(&Value::Object(answer)))
+}
+
+/// Adds the keys of users of other servers, with what the reader has said about them.
+async fn add_remote(
+    accounts: &Accounts,
+    reader: AccountNum,
+    answer: &mut Map<String, Value>,
+    mut remote: RemoteKeys,
+) -> Result<(), ApiError> {
+    let snapshot = accounts.store().snapshot();
+    for (user, master) in &mut remote.master_keys {
+        accounts
+            .add_own_signatures(&snapshot, reader, user.as_str(), master)
+            .await?;
+    }
+    for (name, part) in [
+        ("device_keys", remote.device_keys),
+        ("master_keys", remote.master_keys),
+        ("self_signing_keys", remote.self_signing_keys),
+    ] {
+        for (user, keys) in part {
+            add(answer, name, &user, keys);
+        }
+    }
+    Ok(())
 }
 
 fn add_keys(answer: &mut Map<String, Value>, user: &OwnedUserId, keys: UserKeys) {
@@ -109,36 +141,46 @@ fn add_keys(answer: &mut Map<String, Value>, user: &OwnedUserId, keys: UserKeys)
         ("user_signing_keys", keys.user_signing),
     ];
     for (name, part) in parts {
-        let Some(part) = part else { continue };
-        let all = answer
-            .entry(name)
-            .or_insert_with(|| Value::Object(Map::new()));
-        if let Some(all) = all.as_object_mut() {
-            all.insert(user.to_string(), Value::Object(part));
+        if let Some(part) = part {
+            add(answer, name, user, part);
         }
+    }
+}
+
+fn add(answer: &mut Map<String, Value>, name: &str, user: &OwnedUserId, keys: Map<String, Value>) {
+    let all = answer
+        .entry(name)
+        .or_insert_with(|| Value::Object(Map::new()));
+    if let Some(all) = all.as_object_mut() {
+        all.insert(user.to_string(), Value::Object(keys));
     }
 }
 
 async fn claim(
     State(accounts): State<Arc<Accounts>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, .. }: Ruma<claim_keys::v3::Request>,
 ) -> Result<RawJson, ApiError> {
     let mut claimed = BTreeMap::new();
-    let mut failures = Map::new();
-    for (user, devices) in &body.one_time_keys {
+    let mut remote = remote_keys::Wanted::new();
+    for (user, devices) in body.one_time_keys {
         if user.server_name() != accounts.server_name() {
-            failures.insert(user.server_name().to_string(), json!({}));
-        } else if let Some(account) = accounts.find_user(user).await? {
+            let server = user.server_name().to_owned();
+            remote.entry(server).or_default().insert(user, devices);
+        } else if let Some(account) = accounts.find_user(&user).await? {
             let wanted: Vec<(&DeviceId, &str)> = devices
                 .iter()
                 .map(|(device, algorithm)| (&**device, algorithm.as_str()))
                 .collect();
             let keys = accounts.claim_keys(account, &wanted).await?;
             if !keys.is_empty() {
-                claimed.insert(user.clone(), keys);
+                claimed.insert(user, json!(keys));
             }
         }
     }
+    let (remote, failures) = remote_keys::claim(federation.as_deref(), remote, body.timeout).await;
+    let remote = remote.into_iter();
+    claimed.extend(remote.map(|(user, keys)| (user, Value::Object(keys))));
     Ok(RawJson::of(
         &json!({ "one_time_keys": claimed, "failures": failures }),
     ))

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::extract::State;
 use resuni_accounts::{Accounts, e2e::MessageId};
+use resuni_federation::Federation;
 use ruma::{OwnedUserId, api::client::to_device::send_event_to_device};
 use serde::Deserialize;
 use serde_json::Value;
@@ -27,15 +28,18 @@ struct Body {
 
 async fn send(
     State(accounts): State<Arc<Accounts>>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma {
         body, caller, raw, ..
     }: Ruma<send_event_to_device::v3::Request>,
 ) -> Answer<send_event_to_device::v3::Response> {
     let messages: Body =
         serde_json::from_slice(&raw).map_err(|error| ApiError::bad_json(error.to_string()))?;
-    let mut local = BTreeMap::new();
+    let (mut local, mut remote) = (BTreeMap::new(), BTreeMap::new());
     for (user, by_device) in messages.messages {
-        if let Some(account) = accounts.find_user(&user).await? {
+        if user.server_name() != accounts.server_name() {
+            remote.insert(user, by_device);
+        } else if let Some(account) = accounts.find_user(&user).await? {
             local.insert(account, by_device);
         }
     }
@@ -48,5 +52,13 @@ async fn send(
     accounts
         .send_to_device(&caller.user_id, id, &kind, &local)
         .await?;
+    // A repeated request has the same id there too, so nothing arrives twice.
+    if let (false, Some(federation)) = (remote.is_empty(), federation) {
+        let id = id.for_other_servers(&caller.user_id);
+        federation
+            .sender
+            .send_to_device(&caller.user_id, &kind, &id, remote)
+            .await?;
+    }
     Ok(Reply(send_event_to_device::v3::Response::new()))
 }

@@ -1,0 +1,189 @@
+//! Keys of users of other servers: asked of their servers, all at once.
+//!
+//! A server speaks for its own users and for what it was asked only; the rest of its answer is
+//! dropped.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use resuni_federation::{Federation, Terms};
+use ruma::{
+    OwnedServerName, OwnedUserId,
+    api::{
+        OutgoingRequest,
+        federation::{
+            authentication::ServerSignatures,
+            keys::{claim_keys, get_keys},
+        },
+        path_builder::SinglePath,
+    },
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+
+type Object = Map<String, Value>;
+
+/// Servers that are asked at the same time.
+const AT_ONCE: usize = 32;
+/// How long they have, unless the client says otherwise; the spec's recommendation.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is wanted, by server.
+pub type Wanted<T> = BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, T>>;
+
+/// What the servers say to a query.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct RemoteKeys {
+    /// Identity keys by user and device.
+    pub device_keys: BTreeMap<OwnedUserId, Object>,
+    /// Master keys by user.
+    pub master_keys: BTreeMap<OwnedUserId, Object>,
+    /// Self-signing keys by user.
+    pub self_signing_keys: BTreeMap<OwnedUserId, Object>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RemoteClaims {
+    one_time_keys: BTreeMap<OwnedUserId, Object>,
+}
+
+/// Identity keys and cross-signing keys; and, by name, the servers that did not answer.
+pub async fn query(
+    federation: Option<&Federation>,
+    wanted: Wanted<Vec<ruma::OwnedDeviceId>>,
+    timeout: Option<Duration>,
+) -> (RemoteKeys, Object) {
+    let requests = wanted.into_iter().map(|(server, users)| {
+        let request = get_keys::v1::Request::new(users.clone());
+        (server, users, request)
+    });
+    let (answers, failures) = ask::<_, _, RemoteKeys>(federation, requests, timeout).await;
+    let mut all = RemoteKeys::default();
+    for (users, answer) in answers {
+        all.accept(&users, answer);
+    }
+    (all, failures)
+}
+
+impl RemoteKeys {
+    /// Adds what a server may say about the users it was asked for.
+    fn accept<T>(&mut self, users: &BTreeMap<OwnedUserId, T>, answer: RemoteKeys) {
+        for (user, mut devices) in answer.device_keys {
+            if users.contains_key(&user) {
+                devices.retain(|device, keys| is_of(keys, &user, device));
+                self.device_keys.insert(user, devices);
+            }
+        }
+        let own = |(user, key): &(OwnedUserId, Object)| {
+            users.contains_key(user) && key.get("user_id") == Some(&json!(user))
+        };
+        let (masters, self_signing) = (answer.master_keys, answer.self_signing_keys);
+        self.master_keys.extend(masters.into_iter().filter(own));
+        self.self_signing_keys
+            .extend(self_signing.into_iter().filter(own));
+    }
+}
+
+/// Whether device keys are those of the device they are given out as.
+fn is_of(keys: &Value, user: &OwnedUserId, device: &str) -> bool {
+    keys.get("user_id") == Some(&json!(user)) && keys.get("device_id") == Some(&json!(device))
+}
+
+/// One-time keys by user; and, by name, the servers that did not answer.
+pub async fn claim(
+    federation: Option<&Federation>,
+    wanted: Wanted<BTreeMap<ruma::OwnedDeviceId, ruma::OneTimeKeyAlgorithm>>,
+    timeout: Option<Duration>,
+) -> (BTreeMap<OwnedUserId, Object>, Object) {
+    let requests = wanted.into_iter().map(|(server, users)| {
+        let request = claim_keys::v1::Request::new(users.clone());
+        (server, users, request)
+    });
+    let (answers, failures) = ask::<_, _, RemoteClaims>(federation, requests, timeout).await;
+    let mut all = BTreeMap::new();
+    for (users, answer) in answers {
+        for (user, mut devices) in answer.one_time_keys {
+            let Some(asked) = users.get(&user) else {
+                continue;
+            };
+            devices.retain(|device, _| asked.contains_key(device.as_str()));
+            all.insert(user, devices);
+        }
+    }
+    (all, failures)
+}
+
+/// Sends the requests and reads the answers; which server did not give one is in the second part.
+async fn ask<T, R, A>(
+    federation: Option<&Federation>,
+    requests: impl Iterator<Item = (OwnedServerName, T, R)>,
+    timeout: Option<Duration>,
+) -> (Vec<(T, A)>, Object)
+where
+    R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
+    A: DeserializeOwned,
+{
+    let terms = Terms {
+        timeout: timeout.unwrap_or(TIMEOUT).min(Terms::ASKED.timeout),
+        ..Terms::ASKED
+    };
+    let answers = stream::iter(requests)
+        .map(|(server, wanted, request)| async move {
+            let client = &federation.ok_or_else(|| server.clone())?.network.client;
+            let answer = client.answer(&server, request, terms).await;
+            let answer = answer.map_err(|_| server.clone())?;
+            serde_json::from_slice(&answer.body)
+                .map(|answer| (wanted, answer))
+                .map_err(|_| server)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<Result<_, OwnedServerName>>>()
+        .await;
+    let (mut read, mut failures) = (Vec::new(), Object::new());
+    for answer in answers {
+        match answer {
+            Ok(answer) => read.push(answer),
+            Err(server) => drop(failures.insert(server.to_string(), json!({}))),
+        }
+    }
+    (read, failures)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::owned_user_id;
+
+    use super::*;
+
+    #[test]
+    fn a_server_speaks_for_those_it_was_asked_for() {
+        let keys = |user: &str, device: &str| json!({ "user_id": user, "device_id": device });
+        let answer = json!({
+            "device_keys": {
+                "@a:there": {
+                    "ONE": keys("@a:there", "ONE"),
+                    "TWO": keys("@a:there", "ONE"),
+                    "THREE": keys("@victim:here", "THREE"),
+                    "FOUR": null,
+                },
+                "@victim:here": { "X": keys("@victim:here", "X") },
+            },
+            "master_keys": {
+                "@a:there": { "user_id": "@victim:here" },
+                "@victim:here": { "user_id": "@victim:here" },
+            },
+            "self_signing_keys": { "@a:there": { "user_id": "@a:there" } },
+        });
+        let users = BTreeMap::from([(owned_user_id!("@a:there"), ())]);
+        let mut all = RemoteKeys::default();
+        all.accept(&users, serde_json::from_value(answer).unwrap());
+        assert_eq!(
+            json!(all.device_keys),
+            json!({ "@a:there": { "ONE": keys("@a:there", "ONE") } })
+        );
+        assert!(all.master_keys.is_empty());
+        assert_eq!(all.self_signing_keys.len(), 1);
+    }
+}
