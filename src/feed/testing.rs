@@ -92,7 +92,8 @@ impl Home {
                 })
                 .collect(),
             creator_profile: MemberProfile {
-                displayname: Some(name.to_owned()),
+                // A profile is called what its owner is called; a group is not.
+                displayname: room_type.ends_with("profile").then(|| name.to_owned()),
                 avatar_url: None,
             },
             ..CreateRoom::default()
