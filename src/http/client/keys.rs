@@ -61,8 +61,15 @@ fn no_device() -> ApiError {
 
 async fn upload(
     State(accounts): State<Arc<Accounts>>,
-    Ruma { caller, raw, .. }: Ruma<upload_keys::v3::Request>,
+    Ruma {
+        body, caller, raw, ..
+    }: Ruma<upload_keys::v3::Request>,
 ) -> Result<RawJson, ApiError> {
+    // Keys without the fields they must have are refused here, and then kept as they came.
+    if let Some(keys) = body.device_keys {
+        keys.deserialize()
+            .map_err(|error| ApiError::bad_json(error.to_string()))?;
+    }
     let mut body = json_object(&raw)?;
     let upload = KeyUpload {
         device_keys: object(&mut body, "device_keys")?,

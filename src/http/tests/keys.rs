@@ -74,6 +74,11 @@ async fn keys_of_somebody_else_are_refused() {
         .post(UPLOAD, &bob, body)
         .await
         .fails(400, "M_INVALID_PARAM");
+    let body = json!({ "device_keys": { "user_id": "@bob:example.org", "device_id": "X" } });
+    server
+        .post(UPLOAD, &bob, body)
+        .await
+        .fails(400, "M_BAD_JSON");
     server
         .ask(Method::POST, UPLOAD, None, json!({}))
         .await
