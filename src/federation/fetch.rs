@@ -161,7 +161,12 @@ impl Fetcher {
                 done => return Ok(done),
             }
         }
-        self.settle(room, server, pdu, &mut states).await
+        // The event itself has to follow events that its server divulges. Were the state there taken on
+        // its word instead, a server could detach what it sends from the history that everybody has.
+        match self.rooms.receive(room, pdu.clone()).await? {
+            Received::Missing { .. } => Err(unavailable(pdu)),
+            done => Ok(done),
+        }
     }
 
     /// Asks for what lies between our extremities and the event. How many events were new.
@@ -210,29 +215,29 @@ impl Fetcher {
         pdu: &Pdu,
         states: &mut usize,
     ) -> Result<Received, FederationError> {
-        let (mut asked_auth, mut asked_state) = (false, false);
+        let mut state: Option<Vec<OwnedEventId>> = None;
+        let mut asked_auth = false;
         loop {
-            match self.rooms.receive(room, pdu.clone()).await? {
-                Received::Missing { auth, .. } if !auth.is_empty() && !asked_auth => {
-                    asked_auth = true;
-                    self.auth_chain(room, server, pdu.event_id(), &auth).await?;
+            let received = match &state {
+                Some(state) => {
+                    self.rooms
+                        .receive_at_gap(room, pdu.clone(), state.clone())
+                        .await?
                 }
-                Received::Missing { prev, auth }
-                    if auth.is_empty() && !asked_state && *states > 0 =>
-                {
-                    asked_state = true;
-                    *states -= 1;
-                    let state = self.state_before(room, server, pdu, &prev).await?;
-                    match self.rooms.receive_at_gap(room, pdu.clone(), state).await? {
-                        Received::Missing { .. } => {}
-                        done => return Ok(done),
-                    }
-                }
-                Received::Missing { .. } => {
-                    let message = format!("{} refers to events that can't be had", pdu.event_id());
-                    return Err(FederationError::NotFound(message));
-                }
-                done => return Ok(done),
+                None => self.rooms.receive(room, pdu.clone()).await?,
+            };
+            let Received::Missing { prev, auth } = received else {
+                return Ok(received);
+            };
+            // The state first: what the event is authorised by is part of it, or of its auth chain.
+            if !prev.is_empty() && state.is_none() && *states > 0 {
+                *states -= 1;
+                state = Some(self.state_before(room, server, pdu, &prev).await?);
+            } else if !auth.is_empty() && !asked_auth {
+                asked_auth = true;
+                self.auth_chain(room, server, pdu.event_id(), &auth).await?;
+            } else {
+                return Err(unavailable(pdu));
             }
         }
     }
@@ -271,26 +276,43 @@ impl Fetcher {
         pdu: &Pdu,
         missing: &[OwnedEventId],
     ) -> Result<Vec<OwnedEventId>, FederationError> {
-        match self.state_at(room, server, pdu.event_id()).await {
-            Ok(state) => Ok(state),
-            // A server that has the missing event may know the state there and not the one after it.
-            Err(error) if !error.is_unreachable() && missing.len() == 1 => {
-                let mut state = self
-                    .state_at(room, server, &missing[0])
-                    .await
-                    .map_err(|_| error)?;
-                let view = self.view(room).await?;
-                let parent = self.events(&view, server, &missing[..1]).await.pop();
-                if let Some(parent) = parent.filter(Pdu::is_state) {
-                    let replaced = self.same_key(&view, &state, &parent).await?;
-                    state.retain(|id| Some(id) != replaced.as_ref());
-                    state.push(parent.event_id().to_owned());
-                    self.outliers(&view, vec![parent]).await?;
+        // With one parent, the state before the event is that after the parent, which most servers that
+        // have both can tell; some know the state at the parent only.
+        if let [parent] = missing {
+            match self.state_after(room, server, parent).await {
+                Ok(state) => return Ok(state),
+                Err(error) if error.is_unreachable() => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%room, event = %parent, %error, "no state at a missing event");
                 }
-                Ok(state)
             }
-            Err(error) => Err(error),
         }
+        self.state_at(room, server, pdu.event_id()).await
+    }
+
+    /// The ids of the state after an event that is not here.
+    async fn state_after(
+        &self,
+        room: &RoomId,
+        server: &ServerName,
+        event: &OwnedEventId,
+    ) -> Result<Vec<OwnedEventId>, FederationError> {
+        let mut state = self.state_at(room, server, event).await?;
+        let view = self.view(room).await?;
+        let event = self
+            .events(&view, server, std::slice::from_ref(event))
+            .await
+            .pop();
+        let event = event.ok_or_else(|| {
+            FederationError::bad_answer(server, "it does not give the event itself")
+        })?;
+        if event.is_state() {
+            let replaced = self.same_key(&view, &state, &event).await?;
+            state.retain(|id| Some(id) != replaced.as_ref());
+            state.push(event.event_id().to_owned());
+            self.outliers(&view, vec![event]).await?;
+        }
+        Ok(state)
     }
 
     /// The event of `state` that `newer` takes the place of.
@@ -417,4 +439,11 @@ impl Fetcher {
         let view = self.rooms.view(room).await?;
         Ok(view.ok_or_else(|| RoomError::UnknownRoom(room.to_owned()))?)
     }
+}
+
+fn unavailable(pdu: &Pdu) -> FederationError {
+    FederationError::NotFound(format!(
+        "{} refers to events that can't be had",
+        pdu.event_id()
+    ))
 }

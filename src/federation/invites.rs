@@ -271,7 +271,7 @@ impl Invites {
     }
 
     /// An invite is taken back, or a knock refused. Without the room's state nobody can say who may do
-    /// that; the server that invited may, and for a knock any, since it changes nothing but what our user hoped for.
+    /// that; who invited may, and for a knock anybody, since it changes nothing but what our user hoped for.
     async fn end(&self, pdu: Pdu, rules: &RoomRules) -> Result<(), FederationError> {
         let elsewhere = || FederationError::Forbidden("this server is not in the room".to_owned());
         if membership_of(&pdu) != Some(Membership::Leave) {
@@ -282,7 +282,7 @@ impl Invites {
         let pending = pending.ok_or_else(elsewhere)?;
         let by_inviter = pending
             .event
-            .is_some_and(|invite| invite.sender().server_name() == pdu.sender().server_name());
+            .is_some_and(|invite| invite.sender() == pdu.sender());
         match pending.membership {
             Membership::Invite if !by_inviter => Err(elsewhere()),
             Membership::Invite | Membership::Knock => {
