@@ -230,7 +230,9 @@ async fn at_time(
     State(rooms): State<Arc<Rooms>>,
     Ruma { body, caller, .. }: Ruma<get_event_by_timestamp::v1::Request>,
 ) -> Answer<get_event_by_timestamp::v1::Response> {
-    let mut viewer = viewer(&rooms, &caller, &body.room_id).await?;
+    let view = view(&rooms, &body.room_id).await?;
+    view.readable_state(&caller.user_id).await?;
+    let mut viewer = view.viewer(&caller.user_id).await?;
     let event = viewer
         .event_at_time(body.ts.get().into(), direction(body.dir))
         .await?;

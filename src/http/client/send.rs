@@ -124,6 +124,9 @@ async fn state(
     if kind == "m.room.member" {
         content = without_authoriser(content)?;
     }
+    if kind == "m.room.create" {
+        return Err(ApiError::bad_json("A room is created once."));
+    }
     if kind == "m.room.canonical_alias" {
         // Aliases that the room newly claims have to point at it.
         rooms.check_canonical_alias(&body.room_id, &content).await?;

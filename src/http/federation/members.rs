@@ -1,20 +1,28 @@
 //! Into rooms and out of them (Server-Server API, "Joining Rooms", "Knocking upon a room", "Inviting
 //! to a room", "Leaving Rooms").
 
-use ruma::api::federation::membership::{
-    create_invite, create_join_event, create_knock_event, create_leave_event, prepare_join_event,
-    prepare_knock_event, prepare_leave_event,
+use ruma::api::{
+    OutgoingResponse, OutgoingResponseExt as _,
+    federation::membership::{
+        create_invite, create_join_event, create_knock_event, create_leave_event,
+        prepare_join_event, prepare_knock_event, prepare_leave_event,
+    },
 };
 
 use super::On;
 use crate::{
-    extract::{Answer, Reply, Ruma},
+    error::ApiError,
+    extract::{Answer, Policy, RawJson, Reply, Ruma},
     routes::Routes,
 };
 
 /// The table of this section.
 pub fn routes() -> Routes {
+    let join_v1 = ["/_matrix/federation/v1/send_join/{room_id}/{event_id}"];
+    let leave_v1 = ["/_matrix/federation/v1/send_leave/{room_id}/{event_id}"];
     Routes::new()
+        .at(&join_v1, Policy::CLIENT, send_join_v1)
+        .at(&leave_v1, Policy::CLIENT, send_leave_v1)
         .on(make_join)
         .on(send_join)
         .on(make_leave)
@@ -36,6 +44,32 @@ async fn send_join(
     Ruma { body, caller, .. }: Ruma<create_join_event::v2::Request>,
 ) -> Answer<create_join_event::v2::Response> {
     Ok(Reply(federation.serve.send_join(&caller, body).await?))
+}
+
+/// As servers of before v1.0 ask; taken out of the spec in v1.18 (MSC4376).
+async fn send_join_v1(
+    On(federation): On,
+    Ruma { body, caller, .. }: Ruma<create_join_event::v2::Request>,
+) -> Result<RawJson, ApiError> {
+    in_v1(federation.serve.send_join(&caller, body).await?)
+}
+
+async fn send_leave_v1(
+    On(federation): On,
+    Ruma { body, caller, .. }: Ruma<create_leave_event::v2::Request>,
+) -> Result<RawJson, ApiError> {
+    in_v1(federation.serve.send_leave(&caller, body).await?)
+}
+
+/// The first version of these answers was a list of the status and the answer.
+fn in_v1(answer: impl OutgoingResponse) -> Result<RawJson, ApiError> {
+    let answer = answer
+        .try_into_http_response::<Vec<u8>>()
+        .map_err(ApiError::internal)?;
+    let mut body = b"[200,".to_vec();
+    body.extend_from_slice(answer.body());
+    body.push(b']');
+    Ok(RawJson(body.into()))
 }
 
 async fn make_leave(

@@ -204,6 +204,14 @@ async fn what_is_no_event_or_too_large_is_refused() {
         )
         .await;
     state.fails(413, "M_TOO_LARGE");
+    let again = server.in_room(
+        Method::PUT,
+        &room,
+        "state/m.room.create",
+        &alice,
+        json!({ "a": 1 }),
+    );
+    again.await.fails(400, "M_BAD_JSON");
     let elsewhere = server
         .in_room(
             Method::PUT,
