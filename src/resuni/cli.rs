@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::operator::{self, Request};
-use crate::{serve, settings, social};
+use crate::{doctor, serve, settings, social};
 
 /// A Matrix homeserver for a consortium of independent operators.
 #[derive(Debug, Parser)]
@@ -40,6 +40,17 @@ enum Command {
     /// The consortium that this server belongs to.
     #[command(subcommand)]
     Consortium(ConsortiumCommand),
+    /// Look at the settings and the data of a server that is stopped, and name what is wrong.
+    Doctor {
+        /// Walk the whole database: every row that contradicts another is found.
+        #[arg(long)]
+        database: bool,
+        /// Show a room: its version, how many are joined, the digest of its state.
+        #[arg(long, value_name = "ROOM_ID")]
+        room: Option<String>,
+        #[command(flatten)]
+        file: SettingsFile,
+    },
     /// Say which version this is.
     Version,
 }
@@ -149,6 +160,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Config(ConfigCommand::Check(file)) => settings::check(&file),
+        Command::Doctor {
+            database,
+            room,
+            file,
+        } => doctor::doctor(&file, &doctor::Questions { database, room }),
         Command::User(command) => user(command),
         Command::Token(command) => token(command),
         Command::Consortium(ConsortiumCommand::Status(file)) => social::status(&file),

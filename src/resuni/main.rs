@@ -3,6 +3,7 @@
 mod allocator;
 mod cli;
 mod data;
+mod doctor;
 mod listen;
 mod logging;
 mod operator;

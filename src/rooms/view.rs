@@ -173,6 +173,11 @@ impl RoomView {
         self.head.snap
     }
 
+    /// MSC4500's digest of the current state: where two servers' digests agree, so do their states.
+    pub async fn state_digest(&self) -> Result<[u8; 32], RoomError> {
+        Ok(self.reader.snap(self.head.snap).await?.digest)
+    }
+
     /// How many have joined, here and on other servers.
     pub fn joined_count(&self) -> u64 {
         self.head.joined
