@@ -52,7 +52,10 @@ impl Server {
     }
 
     /// Asks the server to stop and waits for it (20 s, then it is killed).
-    #[expect(clippy::disallowed_methods, reason = "the load has ended: nobody is kept waiting")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the load has ended: nobody is kept waiting"
+    )]
     pub fn stop(&mut self) -> anyhow::Result<()> {
         Command::new("kill").arg(self.pid().to_string()).status()?;
         let begun = Instant::now();

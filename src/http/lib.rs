@@ -7,7 +7,7 @@
 
 #![cfg_attr(
     test,
-    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
+    expect(clippy::unwrap_used, reason = "tests")
 )]
 
 pub mod auth;

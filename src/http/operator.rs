@@ -75,7 +75,7 @@ async fn register(
         user_type: body.user_type.as_deref(),
         mac: &body.mac,
     })?;
-    let device = (!body.inhibit_login).then(|| DeviceRequest {
+    let device = (!body.inhibit_login).then_some(DeviceRequest {
         device_id: None,
         display_name: None,
         refresh: false,

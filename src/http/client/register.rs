@@ -51,7 +51,7 @@ async fn register(
     // A guest without a session would be nobody.
     let log_in = !body.inhibit_login || account.kind == AccountKind::Guest;
     let body = request.body;
-    let device = log_in.then(|| DeviceRequest {
+    let device = log_in.then_some(DeviceRequest {
         device_id: body.device_id,
         display_name: body.initial_device_display_name,
         refresh: body.refresh_token,
