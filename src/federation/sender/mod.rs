@@ -6,6 +6,7 @@
 //! little (receivers know an event they have) and loses nothing.
 
 mod catch_up;
+mod devices;
 mod edus;
 mod outbox;
 mod queue;
@@ -397,7 +398,7 @@ impl Dispatcher<'_> {
 
     async fn dispatch(&mut self, entry: &LogEntry) -> Result<(), FederationError> {
         if entry.topic == DEVICE_LISTS_TOPIC {
-            return outbox::dispatch_device_list(self.shared, entry).await;
+            return devices::changed(self.shared, entry).await;
         }
         if entry.topic == TOPIC_RECEIPT {
             return edus::dispatch_receipt(self.shared, entry).await;
@@ -410,6 +411,9 @@ impl Dispatcher<'_> {
         };
         let room = RoomNum(entry.scope);
         let changed = log.flags & flags::STATE_CHANGED != 0;
+        if log.flags & flags::MEMBER != 0 && !log.memberships.is_empty() {
+            devices::joined(self.shared, room, &log, entry.position).await?;
+        }
         if !is_ours(&log) {
             if changed {
                 self.servers.remove(&room);

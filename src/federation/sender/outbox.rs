@@ -2,24 +2,19 @@
 //! lists. They are kept on disk, by destination, until it has taken them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
 };
 
-use resuni_accounts::e2e::DeviceListChanged;
-use resuni_rooms::Membership;
-use resuni_store::{Batch, Direction, LogEntry, ScanRange, Store};
+use resuni_store::{Batch, Direction, ScanRange, Store};
 use ruma::{
     OwnedServerName, OwnedUserId, ServerName, UserId, api::federation::transactions::edu::Edu,
     serde::Raw,
 };
 use serde_json::{Value, json};
 
-use super::{MAX_SERVERS, Sender, Shared};
-use crate::{
-    error::FederationError,
-    tables::{DEVICE_STREAMS, OUTBOX},
-};
+use super::{Sender, Shared};
+use crate::{error::FederationError, tables::OUTBOX};
 
 /// Messages that are kept for one destination. When there are more, new ones are dropped: a server that
 /// is gone for so long asks for device lists anew, and encrypted sessions are set up anew.
@@ -149,89 +144,4 @@ impl Shared {
         let _applied = self.store.commit(batch).await?;
         Ok(())
     }
-}
-
-/// The devices or the cross-signing keys of one of our users changed: the servers that share a room with
-/// them are told (server-server API, "Device Management").
-pub(super) async fn dispatch_device_list(
-    shared: &Arc<Shared>,
-    entry: &LogEntry,
-) -> Result<(), FederationError> {
-    let Ok(change) = postcard::from_bytes::<DeviceListChanged>(&entry.payload) else {
-        return Ok(());
-    };
-    let Ok(user) = UserId::parse(&change.user_id) else {
-        return Ok(());
-    };
-    if user.server_name() != shared.origin {
-        return Ok(());
-    }
-    let Some(account) = shared.accounts.find(user.localpart()).await? else {
-        return Ok(());
-    };
-    let servers = servers_of(shared, &user).await?;
-    let mut edus = Vec::new();
-    if change.devices.is_empty() {
-        let keys = shared.accounts.query_keys(account, &[], None).await?;
-        let content = json!({
-            "user_id": user, "master_key": keys.master, "self_signing_key": keys.self_signing,
-        });
-        edus.push(json!({ "edu_type": "m.signing_key_update", "content": content }));
-    }
-    let last = shared
-        .store
-        .snapshot()
-        .get(&DEVICE_STREAMS, &change.user_id)
-        .await?;
-    let mut previous = last;
-    for (device, deleted) in &change.devices {
-        let stream_id = previous.map_or(0, |id| id + 1).max(entry.position.0);
-        let device_id = device.as_str().into();
-        let keys = shared
-            .accounts
-            .query_keys(account, &[device_id], None)
-            .await?;
-        let mut keys = keys.devices.into_values().next();
-        // The name travels beside the keys, which are as the device signed them.
-        let name = keys
-            .as_mut()
-            .and_then(|keys| keys.remove("unsigned"))
-            .and_then(|unsigned| unsigned.get("device_display_name").cloned());
-        let mut content = json!({
-            "user_id": user, "device_id": device, "stream_id": stream_id,
-            "prev_id": previous.into_iter().collect::<Vec<u64>>(), "deleted": deleted,
-        });
-        if let Some(keys) = keys.filter(|_| !deleted) {
-            content["keys"] = Value::Object(keys);
-        }
-        if let Some(name) = name {
-            content["device_display_name"] = name;
-        }
-        edus.push(json!({ "edu_type": "m.device_list_update", "content": content }));
-        previous = Some(stream_id);
-    }
-    if let Some(newest) = previous.filter(|_| previous != last) {
-        let mut batch = Batch::new();
-        batch.put(&DEVICE_STREAMS, &change.user_id, &newest);
-        // Written again if it is lost: the log entry is dispatched anew then.
-        let _applied = shared.store.commit(batch).await?;
-    }
-    let pairs = servers
-        .iter()
-        .flat_map(|server| edus.iter().map(|edu| (server.clone(), edu.clone())));
-    shared.store_edus(pairs.collect(), false).await
-}
-
-/// The servers of all rooms that a user of ours is joined to.
-async fn servers_of(
-    shared: &Shared,
-    user: &UserId,
-) -> Result<BTreeSet<OwnedServerName>, FederationError> {
-    let mut servers = BTreeSet::new();
-    for room in shared.rooms.rooms_of(user, &[Membership::Join]).await? {
-        if let Some(view) = shared.rooms.view_num(room.num).await? {
-            servers.extend(view.servers(MAX_SERVERS).await?);
-        }
-    }
-    Ok(servers)
 }

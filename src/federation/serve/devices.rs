@@ -111,6 +111,9 @@ impl Serve {
                 .map(|(device, kind)| (&**device, kind.as_str()))
                 .collect();
             let found = self.accounts.claim_keys(account, &wanted).await?;
+            if found.is_empty() {
+                continue;
+            }
             let found = serde_json::to_value(found).and_then(serde_json::from_value);
             let found = found.map_err(|e| FederationError::Internal(e.to_string()))?;
             claimed.insert(user, found);
