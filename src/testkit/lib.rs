@@ -1,1 +1,28 @@
-//! Dev only: whole servers as processes, scenarios.
+//! Dev only: whole servers as processes, and scenarios with them.
+//!
+//! A [`World`] is a folder with a private certificate authority. In it [`Server`]s run as real
+//! processes on loopback, Resuni's or Synapse's; [`Client`]s talk to them, and a [`Reader`] follows
+//! `/sync` as a careful client does. The scenarios are this crate's integration tests.
+
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
+)]
+
+mod authority;
+mod client;
+mod ports;
+mod process;
+mod reader;
+mod resuni;
+mod room;
+mod synapse;
+mod world;
+
+pub use authority::Authority;
+pub use client::{CallError, Client, escape};
+pub use ports::Port;
+pub use process::{Kind, Server};
+pub use reader::Reader;
+pub use room::{RoomCopy, agree, agree_within};
+pub use world::World;
