@@ -109,7 +109,11 @@ impl Server {
             };
             if let Some(status) = ended {
                 self.child = None;
-                bail!("{} ended with {status}:\n{}", self.name(), self.last_lines());
+                bail!(
+                    "{} ended with {status}:\n{}",
+                    self.name(),
+                    self.last_lines()
+                );
             }
             if begun.elapsed() > PATIENCE {
                 bail!("{} does not answer:\n{}", self.name(), self.last_lines());
@@ -128,7 +132,11 @@ impl Server {
         loop {
             if let Some(status) = child.try_wait()? {
                 if !status.success() {
-                    bail!("{} ended with {status}:\n{}", self.name(), self.last_lines());
+                    bail!(
+                        "{} ended with {status}:\n{}",
+                        self.name(),
+                        self.last_lines()
+                    );
                 }
                 return Ok(());
             }

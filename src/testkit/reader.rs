@@ -104,7 +104,10 @@ impl Reader {
         while !from.is_empty() {
             let page = self.client.messages(room, true, &from, &self.since).await?;
             events.extend(list(&page["chunk"]));
-            page["end"].as_str().unwrap_or_default().clone_into(&mut from);
+            page["end"]
+                .as_str()
+                .unwrap_or_default()
+                .clone_into(&mut from);
         }
         events.reverse();
         Ok(events)

@@ -26,7 +26,10 @@ impl RoomCopy {
         let events = client.history(room).await?;
         let state = client.full_state(room).await?;
         Ok(Self {
-            events: events.iter().map(|event| text(&event["event_id"])).collect(),
+            events: events
+                .iter()
+                .map(|event| text(&event["event_id"]))
+                .collect(),
             state: state
                 .iter()
                 .map(|event| {

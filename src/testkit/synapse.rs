@@ -26,12 +26,7 @@ pub(crate) fn server(world: &World, name: &str) -> anyhow::Result<Server> {
     std::fs::create_dir_all(home.join("data"))?;
     let (client_port, federation_port) = (Port::take()?, Port::take()?);
     write(home.join("log.yaml"), LOG)?;
-    let settings = settings(
-        world,
-        &home,
-        client_port.number(),
-        federation_port.number(),
-    );
+    let settings = settings(world, &home, client_port.number(), federation_port.number());
     write(home.join("homeserver.yaml"), &settings)?;
     let arguments = ["-m", "synapse.app.homeserver", "-c", "homeserver.yaml"];
     let keys = Command::new(&program)

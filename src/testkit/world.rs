@@ -70,7 +70,10 @@ impl Drop for World {
         if self.passed {
             drop(std::fs::remove_dir_all(&self.folder));
         } else {
-            eprintln!("settings, data and logs are kept in {}", self.folder.display());
+            eprintln!(
+                "settings, data and logs are kept in {}",
+                self.folder.display()
+            );
         }
     }
 }

@@ -31,7 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn number(variable: &str) -> anyhow::Result<Option<u64>> {
     match std::env::var(variable) {
-        Ok(text) => Ok(Some(text.parse().with_context(|| format!("{variable}={text}"))?)),
+        Ok(text) => Ok(Some(
+            text.parse().with_context(|| format!("{variable}={text}"))?,
+        )),
         Err(_) => Ok(None),
     }
 }

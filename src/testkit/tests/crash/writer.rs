@@ -50,7 +50,11 @@ impl<T: PartialEq + std::fmt::Debug> Belief<T> {
     /// The value as it is now: the known one, or the one asked for last.
     fn settle(&mut self, is: T) -> anyhow::Result<()> {
         if is != self.known && self.asked.as_ref() != Some(&is) {
-            bail!("it is {is:?} instead of {:?} (asked for: {:?})", self.known, self.asked);
+            bail!(
+                "it is {is:?} instead of {:?} (asked for: {:?})",
+                self.known,
+                self.asked
+            );
         }
         self.known = is;
         self.asked = None;
