@@ -28,6 +28,7 @@ test: ## everything that must hold: format, lints, docs, licences, Rust, browser
 
 rust-test:
 	$(call say,Rust tests)
+	cargo build $(ALL)
 	cargo test --workspace --locked
 
 fmt: ## format the code
@@ -82,13 +83,14 @@ complement-test:
 
 crash: ## kill -9 under load, 500 rounds, and look for anything lost
 	@$(SETUP) build
-	RESUNI_CRASH_ROUNDS=500 cargo test --locked -p resuni-testkit --test crash -- --nocapture
+	cargo build $(ALL)
+	RESUNI_CRASH_ROUNDS=500 cargo test $(filter-out --all-targets,$(ALL)) --test crash -- --nocapture
 
 bench: ## measure Resuni and Synapse on this machine; writes docs/performance.md
 	@$(SETUP) build bench
 	cargo build --release --locked -p resuni -p resuni-bench
 	$(RELEASE)/resuni-bench --resuni $(RELEASE)/resuni --out docs/performance.md \
-		--synapse-python $(CARGO_TARGET_DIR)/synapse-venv/bin/python
+		--synapse-python $(HOME)/.cache/resuni/synapse-venv/bin/python
 
 deb: ## a Debian package in $CARGO_TARGET_DIR/debian
 	@$(SETUP) build deb

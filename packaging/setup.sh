@@ -53,9 +53,9 @@ cargo_tool() {
     rm -rf "$HOME/.cache/resuni/tools-target"
 }
 
-# Synapse, to measure beside it, in a Python environment of its own.
+# Synapse, to federate with and to measure beside, in a Python environment of its own.
 synapse() {
-    local venv=${CARGO_TARGET_DIR:-target}/synapse-venv
+    local venv=$HOME/.cache/resuni/synapse-venv
     [ -x "$venv/bin/synapse_homeserver" ] && return
     python3 -c 'import venv, ensurepip' 2>/dev/null || apt python3 python3-venv
     echo "== installing Synapse into $venv"
@@ -66,11 +66,11 @@ synapse() {
 for purpose in "$@"; do
     case $purpose in
     build) build ;;
-    test) browser ;;
+    test) browser; synapse ;;
     complement) go_tools ;;
     deny) cargo_tool cargo-deny "^0.20" ;;
     deb) cargo_tool cargo-deb "^3" ;;
-    bench) synapse ;;
+    bench | synapse) synapse ;;
     *) echo "setup.sh: what is $purpose?" >&2; exit 2 ;;
     esac
 done

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use crate::{
     Kind, Port, Server, World,
@@ -92,18 +92,34 @@ impl Server {
     /// Whether every row of the stopped server's database agrees with every other: an error that
     /// shows what the doctor found, if not.
     pub fn doctor(&self) -> anyhow::Result<()> {
+        self.ask_the_doctor(&["--database"]).map(drop)
+    }
+
+    /// The digest of a room's state (MSC4500) on the stopped server.
+    pub fn digest(&self, room: &str) -> anyhow::Result<String> {
+        let answer = self.ask_the_doctor(&["--room", room])?;
+        let digest = answer
+            .lines()
+            .find_map(|line| line.strip_prefix("state digest: "));
+        Ok(digest
+            .with_context(|| format!("no digest in: {answer}"))?
+            .to_owned())
+    }
+
+    fn ask_the_doctor(&self, what: &[&str]) -> anyhow::Result<String> {
         if self.kind != Kind::Resuni || self.child.is_some() {
             bail!("the doctor looks at a Resuni that is stopped");
         }
-        let output = self.run(&["doctor", "--database", "--config", "resuni.toml"])?;
+        let output = self.run(&[&["doctor", "--config", "resuni.toml"], what].concat())?;
+        let answer = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             bail!(
-                "the doctor found something ({}):\n{}{}",
+                "the doctor of {} says ({}):\n{answer}{}",
+                self.name(),
                 output.status,
-                String::from_utf8_lossy(&output.stdout),
                 String::from_utf8_lossy(&output.stderr)
             );
         }
-        Ok(())
+        Ok(answer)
     }
 }

@@ -1,0 +1,125 @@
+//! Resuni and Synapse, each once as a room's creator: people join from the other server, write,
+//! change things, are invited and kicked, and leave; in the end both have the same room.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use resuni_testkit::{CallError, Client, Reader, Server, World, agree_within};
+use serde_json::json;
+
+/// More than this means that something is stuck.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rooms_with_synapse() -> anyhow::Result<()> {
+    let world = World::new("synapse")?;
+    let (resuni, synapse) = (
+        world.resuni("resuni").await?,
+        world.synapse("synapse").await?,
+    );
+    for version in ["11", "12"] {
+        for (creator, joiner) in [(&resuni, &synapse), (&synapse, &resuni)] {
+            let shared = share_a_room(creator, joiner, version).await;
+            shared.with_context(|| {
+                format!("a room of version {version} made by {:?}", creator.kind())
+            })?;
+        }
+    }
+    let mut resuni = resuni;
+    resuni.stop().await?;
+    resuni.doctor()?;
+    world.passed();
+    Ok(())
+}
+
+async fn share_a_room(creator: &Server, joiner: &Server, version: &str) -> anyhow::Result<()> {
+    let role = |role: &str| format!("{role}-{:?}-v{version}", creator.kind()).to_lowercase();
+    let (here, there) = (creator.client()?, joiner.client()?);
+    let anna = here.register(&role("anna")).await?;
+    let ben = there.register(&role("ben")).await?;
+    let guest = there.register(&role("guest")).await?;
+    let room = anna
+        .create_room(json!({ "preset": "public_chat", "room_version": version }))
+        .await?;
+    let via = creator.name();
+
+    // By invitation, and by the room's id.
+    anna.membership(&room, "invite", Some(ben.user())).await?;
+    wait_for_invite(&ben, &room).await?;
+    ben.join(&room, &[]).await.context("the invited joins")?;
+    guest.join(&room, &[&via]).await.context("somebody joins")?;
+    let mut annas = Reader::new(anna.clone());
+    let mut bens = Reader::new(ben.clone());
+
+    let mut sent = Vec::new();
+    for n in 0..30 {
+        sent.push(
+            anna.send(&room, &format!("a{n}"), &format!("anna {n}"))
+                .await?,
+        );
+        sent.push(
+            ben.send(&room, &format!("b{n}"), &format!("ben {n}"))
+                .await?,
+        );
+    }
+    annas.until_seen(&room, &sent, PATIENCE).await?;
+    bens.until_seen(&room, &sent, PATIENCE).await?;
+
+    let mut levels = anna.state(&room, "m.room.power_levels", "").await?;
+    levels["users"][ben.user()] = json!(50);
+    let given = anna
+        .set_state(&room, "m.room.power_levels", "", levels)
+        .await?;
+    bens.until_seen(&room, &[given], PATIENCE).await?;
+    let topic = json!({ "topic": "from the other server" });
+    let changed = ben.set_state(&room, "m.room.topic", "", topic).await?;
+    annas.until_seen(&room, &[changed], PATIENCE).await?;
+    anna.membership(&room, "kick", Some(guest.user())).await?;
+    wait_for_membership(&ben, &room, guest.user(), "leave").await?;
+    agree_within(&anna, &ben, &room, PATIENCE).await?;
+
+    guest.join(&room, &[&via]).await.context("back again")?;
+    wait_for_membership(&anna, &room, guest.user(), "join").await?;
+    guest.membership(&room, "leave", None).await?;
+    wait_for_membership(&anna, &room, guest.user(), "leave").await?;
+    ben.membership(&room, "ban", Some(guest.user())).await?;
+    wait_for_membership(&anna, &room, guest.user(), "ban").await?;
+    agree_within(&anna, &ben, &room, PATIENCE).await?;
+    annas.check_nothing_twice()?;
+    bens.check_nothing_twice()
+}
+
+async fn wait_for_invite(client: &Client, room: &str) -> anyhow::Result<()> {
+    let begun = std::time::Instant::now();
+    loop {
+        let answer = client.sync("", Duration::ZERO, "").await?;
+        if !answer["rooms"]["invite"][room].is_null() {
+            return Ok(());
+        }
+        if begun.elapsed() > PATIENCE {
+            bail!("{} was not shown the invitation to {room}", client.user());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn wait_for_membership(
+    client: &Client,
+    room: &str,
+    user: &str,
+    wanted: &str,
+) -> anyhow::Result<()> {
+    let begun = std::time::Instant::now();
+    loop {
+        match client.state(room, "m.room.member", user).await {
+            Ok(content) if content["membership"] == wanted => return Ok(()),
+            Ok(_) => {}
+            Err(CallError::Answer { status, .. }) if status == 404 => {}
+            Err(error) => return Err(error.into()),
+        }
+        if begun.elapsed() > PATIENCE {
+            bail!("{} does not see that {user} is {wanted}", client.user());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
