@@ -105,6 +105,7 @@ fn tables() -> Vec<TableInfo> {
     rooms
         .chain(resuni_accounts::TABLES)
         .chain(resuni_federation::tables::TABLES)
+        .chain(resuni_feed::TABLES)
         .copied()
         .collect()
 }
