@@ -1,5 +1,8 @@
 //! A real client's library, `matrix-sdk`, on two servers that federate: what people do first.
 
+// The library's futures are deep.
+#![recursion_limit = "256"]
+
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
