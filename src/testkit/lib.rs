@@ -4,10 +4,7 @@
 //! processes on loopback, Resuni's or Synapse's; [`Client`]s talk to them, and a [`Reader`] follows
 //! `/sync` as a careful client does. The scenarios are this crate's integration tests.
 
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
-)]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod authority;
 mod client;
