@@ -152,7 +152,7 @@ where
     }
 }
 
-/// Reads the body, up to the limit, within [`BODY_TIMEOUT`].
+/// Reads the body, up to the limit, within `BODY_TIMEOUT`.
 pub async fn read_body(parts: &Parts, body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let too_large = || ApiError::too_large(format!("The limit here is {limit} bytes."));
     // A declared length is refused before a byte is read.

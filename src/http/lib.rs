@@ -5,10 +5,7 @@
 //! * [`extract`]: the one extractor, with authentication and body limits by the request's type;
 //! * [`error`]: the one place where an error becomes a Matrix error.
 
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, reason = "tests")
-)]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 pub mod auth;
 pub mod client;
