@@ -6,6 +6,7 @@ mod devices;
 mod directory;
 mod filter;
 mod keys;
+mod media;
 mod membership;
 mod messages;
 mod profile;
@@ -24,6 +25,8 @@ mod to_device;
 mod uia;
 mod versions;
 
+pub use media::disposition;
+
 use crate::routes::Routes;
 
 /// The tables of all sections.
@@ -35,6 +38,7 @@ pub fn routes() -> Routes {
         directory::routes,
         filter::routes,
         keys::routes,
+        media::routes,
         membership::routes,
         messages::routes,
         profile::routes,

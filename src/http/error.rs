@@ -13,6 +13,7 @@ use http::{HeaderValue, StatusCode, header};
 use resuni_accounts::{AccountError, AuthError, uia::UiaChallenge};
 use resuni_dag::FormatError;
 use resuni_federation::{FederationError, RemoteError};
+use resuni_media::MediaError;
 use resuni_rooms::RoomError;
 use resuni_store::StoreError;
 use resuni_sync::SyncError;
@@ -421,4 +422,15 @@ fn passed_on(remote: RemoteError) -> ApiError {
         .fields
         .into_iter()
         .fold(error, |error, (name, value)| error.with(&name, value))
+}
+
+impl From<MediaError> for ApiError {
+    fn from(error: MediaError) -> ApiError {
+        let message = error.to_string();
+        match error {
+            MediaError::TooLarge { .. } => ApiError::too_large(message),
+            MediaError::Broken(_) | MediaError::Invalid(_) => ApiError::invalid_param(message),
+            error => ApiError::internal(error),
+        }
+    }
 }

@@ -4,6 +4,7 @@
 mod devices;
 mod history;
 mod keys;
+mod media;
 mod members;
 mod query;
 mod transaction;
@@ -22,6 +23,7 @@ pub fn routes() -> Routes {
         devices::routes,
         history::routes,
         keys::routes,
+        media::routes,
         members::routes,
         query::routes,
         transaction::routes,

@@ -6,6 +6,7 @@ use axum::extract::FromRef;
 use ipnet::IpNet;
 use resuni_accounts::Accounts;
 use resuni_federation::Federation;
+use resuni_media::Media;
 use resuni_rooms::Rooms;
 use resuni_sync::Sync;
 use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
@@ -64,6 +65,8 @@ pub struct AppState {
     pub rooms: Arc<Rooms>,
     /// Other servers; none where federation is switched off.
     pub federation: Option<Arc<Federation>>,
+    /// Files.
+    pub media: Arc<Media>,
     /// What devices have not seen yet.
     pub sync: Arc<Sync>,
     /// Who may ask how often.
@@ -85,6 +88,7 @@ part! {
     accounts: Arc<Accounts>,
     rooms: Arc<Rooms>,
     federation: Option<Arc<Federation>>,
+    media: Arc<Media>,
     sync: Arc<Sync>,
     limits: Arc<Limits>,
 }

@@ -4,6 +4,7 @@ mod accounts;
 mod edges;
 mod federation;
 mod keys;
+mod media;
 mod rooms;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -14,6 +15,7 @@ use http_body_util::BodyExt;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
 use resuni_dag::SigningKey;
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
+use resuni_media::{Media, MediaConfig};
 use resuni_rooms::{Rooms, RoomsConfig};
 use resuni_store::{SharedClock, Store, SystemClock};
 use resuni_sync::Sync;
@@ -34,6 +36,8 @@ const BRIDGE: &str = r#"{
 /// A server without sockets.
 struct Server {
     router: Router,
+    /// Its files; removed when the last copy goes.
+    folder: Arc<tempfile::TempDir>,
     state: AppState,
 }
 
@@ -100,6 +104,15 @@ impl Server {
             Arc::clone(&accounts),
             Arc::clone(&typing),
         );
+        let folder = tempfile::tempdir().unwrap();
+        let media = MediaConfig {
+            server_name: server_name.clone(),
+            folder: folder.path().to_owned(),
+            max_bytes: 1000,
+        };
+        let media = Media::open(media, store.clone(), clock.clone())
+            .await
+            .unwrap();
         // It could talk to others, but nothing may leave this process.
         let network = NetworkConfig {
             server_name: server_name.clone(),
@@ -143,10 +156,12 @@ impl Server {
             accounts,
             rooms,
             federation,
+            media,
             sync,
             limits: Arc::new(Limits::new(false, clock)),
         };
         Server {
+            folder: Arc::new(folder),
             router: router(state.clone()),
             state,
         }

@@ -104,6 +104,7 @@ fn tables() -> Vec<TableInfo> {
     let rooms = resuni_rooms::TABLES.iter().flat_map(|tables| tables.iter());
     rooms
         .chain(resuni_accounts::TABLES)
+        .chain(resuni_media::TABLES)
         .chain(resuni_federation::tables::TABLES)
         .chain(resuni_feed::TABLES)
         .copied()

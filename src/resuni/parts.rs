@@ -12,6 +12,7 @@ use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfi
 use resuni_feed::Feed;
 use resuni_http::limits::Limits;
 use resuni_http::{AppState, Registration, Settings, Support};
+use resuni_media::{Media, MediaConfig};
 use resuni_rooms::{Rooms, RoomsConfig};
 use resuni_store::{EngineConfig, RocksConfig, SharedClock, Store, SystemClock};
 use resuni_sync::Sync;
@@ -75,6 +76,7 @@ impl Parts {
             accounts: accounts.clone(),
             rooms,
             federation: federation.clone(),
+            media: open_media(config, data, &store).await?,
             sync: sync.clone(),
             limits: Arc::new(Limits::new(config.rate_limits.enabled, clock())),
         };
@@ -144,6 +146,18 @@ pub(crate) async fn open_accounts(config: &Config, store: &Store) -> Result<Arc<
     Accounts::open(settings, appservices(config)?, store.clone(), clock())
         .await
         .context("The accounts can't be opened.")
+}
+
+/// Opens the folder of uploaded files.
+async fn open_media(config: &Config, data: &DataDir, store: &Store) -> Result<Arc<Media>> {
+    let settings = MediaConfig {
+        server_name: config.server_name.clone(),
+        folder: data.media(),
+        max_bytes: config.media.max_upload_bytes,
+    };
+    Media::open(settings, store.clone(), clock())
+        .await
+        .context("The folder of uploaded files can't be opened.")
 }
 
 /// Opens the rooms.

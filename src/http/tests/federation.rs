@@ -107,6 +107,7 @@ async fn where_federation_is_off_its_endpoints_do_not_exist() {
         ..server.state.clone()
     };
     let server = Server {
+        folder: server.folder,
         router: router(state.clone()),
         state,
     };

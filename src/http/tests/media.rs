@@ -1,0 +1,108 @@
+//! Files, over the router.
+
+use axum::body::Body;
+use http::{Method, Request};
+use serde_json::{Value, json};
+
+use super::{Got, Server};
+
+const UPLOAD: &str = "/_matrix/media/v3/upload";
+
+impl Server {
+    async fn upload(&self, query: &str, kind: &str, token: &str, file: &'static [u8]) -> Got {
+        let request = Request::post(format!("{UPLOAD}{query}"))
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", kind);
+        self.send(request.body(Body::from(file)).unwrap()).await
+    }
+}
+
+/// The part of an address after the server's name.
+fn id(got: Got) -> String {
+    let uri = got.ok()["content_uri"].as_str().unwrap().to_owned();
+    uri.strip_prefix("mxc://example.org/").unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_file_comes_back_as_it_was_and_runs_nowhere() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let picture = id(server
+        .upload(
+            "?filename=na%C3%AFve.json",
+            "application/json",
+            &alice,
+            b"[1]",
+        )
+        .await);
+    let download = format!("/_matrix/client/v1/media/download/example.org/{picture}");
+    server
+        .ask(Method::GET, &download, None, Value::Null)
+        .await
+        .fails(401, "M_MISSING_TOKEN");
+    let got = server.get(&download, &alice).await;
+    let header = |got: &Got, name: &str| got.headers[name].to_str().unwrap().to_owned();
+    assert_eq!(header(&got, "content-type"), "application/json");
+    assert_eq!(
+        header(&got, "content-disposition"),
+        "inline; filename*=utf-8''na%C3%AFve.json"
+    );
+    assert!(header(&got, "content-security-policy").starts_with("sandbox;"));
+    assert_eq!(header(&got, "x-content-type-options"), "nosniff");
+    assert_eq!(header(&got, "access-control-allow-origin"), "*");
+    assert_eq!(got.ok(), json!([1]));
+    let named = server.get(&format!("{download}/other.json"), &alice).await;
+    assert_eq!(
+        header(&named, "content-disposition"),
+        "inline; filename=other.json"
+    );
+    let old = format!("/_matrix/media/v3/download/example.org/{picture}");
+    assert_eq!(
+        server.ask(Method::GET, &old, None, Value::Null).await.ok(),
+        json!([1])
+    );
+
+    let page = id(server.upload("", "text/html", &alice, b"<script>").await);
+    let page = server
+        .get(
+            &format!("/_matrix/client/v1/media/download/example.org/{page}"),
+            &alice,
+        )
+        .await;
+    assert_eq!(header(&page, "content-disposition"), "attachment");
+}
+
+#[tokio::test]
+async fn files_that_are_refused_or_not_there() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let config = server
+        .get("/_matrix/client/v1/media/config", &alice)
+        .await
+        .ok();
+    assert_eq!(config["m.upload.size"], 1000);
+    server
+        .upload("", "text/plain", &alice, &[b'x'; 1001])
+        .await
+        .fails(413, "M_TOO_LARGE");
+    server
+        .upload("", "text/plain", "", b"x")
+        .await
+        .fails(401, "M_MISSING_TOKEN");
+    server
+        .ask(Method::PATCH, UPLOAD, None, Value::Null)
+        .await
+        .fails(405, "M_UNRECOGNIZED");
+    for address in [
+        "example.org/unknown",
+        "example.org/..%2f..%2fkey",
+        "example.org/%00",
+    ] {
+        let path = format!("/_matrix/client/v1/media/download/{address}");
+        server.get(&path, &alice).await.fails(404, "M_NOT_FOUND");
+    }
+    let elsewhere = server
+        .get("/_matrix/client/v1/media/download/127.0.0.1:9/abc", &alice)
+        .await;
+    elsewhere.fails(502, "M_UNKNOWN");
+}
