@@ -53,6 +53,11 @@ impl DataDir {
         self.path.join("database")
     }
 
+    /// Where uploaded files are.
+    pub(crate) fn media(&self) -> PathBuf {
+        self.path.join("media")
+    }
+
     /// The socket for the operator's commands while the server runs.
     pub(crate) fn operator_socket(path: &Path) -> PathBuf {
         path.join("operator.socket")
