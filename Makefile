@@ -9,7 +9,7 @@ SETUP   := packaging/setup.sh
 ALL     := --workspace --all-targets --locked
 say      = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help run test rust-test demo bench crash fmt fmt-check lint doc deny book example deb \
+.PHONY: help run test rust-test bench crash fmt fmt-check lint doc deny book example deb \
         complement complement-baseline complement-test clean
 
 help: ## this list
@@ -46,7 +46,9 @@ lint: ## clippy; a warning is an error
 doc: ## the documentation of the code; a warning is an error
 	@$(SETUP) build
 	$(call say,Documentation)
-	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
+	# Nothing is linked for it, so RocksDB need not be compiled (without the tests' dependencies Cargo
+	# would do that once more).
+	ROCKSDB_LIB_DIR='$(CURDIR)' RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
 
 deny: ## licences, advisories and origins of dependencies
 	@$(SETUP) deny
