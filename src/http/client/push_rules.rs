@@ -6,7 +6,7 @@ use axum::extract::State;
 use resuni_accounts::{Accounts, PushRuleChange};
 use ruma::{
     api::client::push::{
-        PushRule, RuleKind, delete_pushrule, get_pushers, get_pushrule, get_pushrule_actions,
+        PushRule, RuleKind, delete_pushrule, get_pushrule, get_pushrule_actions,
         get_pushrule_enabled, get_pushrules_all, get_pushrules_global_scope, set_pushrule,
         set_pushrule_actions, set_pushrule_enabled,
     },
@@ -31,7 +31,6 @@ pub fn routes() -> Routes {
         .on(set_actions)
         .on(enabled)
         .on(set_enabled)
-        .on(pushers)
 }
 
 async fn all(
@@ -133,9 +132,4 @@ async fn set_enabled(
     };
     accounts.change_push_rules(caller.account, change).await?;
     Ok(Reply(set_pushrule_enabled::v3::Response::new()))
-}
-
-/// There is no way yet to set one, so nobody has any.
-async fn pushers(_: Ruma<get_pushers::v3::Request>) -> Answer<get_pushers::v3::Response> {
-    Ok(Reply(get_pushers::v3::Response::new(Vec::new())))
 }
