@@ -25,6 +25,7 @@ impl Config {
         self.check_names(&mut problems);
         self.check_listeners(&mut problems);
         self.check_registration(&mut problems);
+        self.check_rates(&mut problems);
         self.check_consortium(&mut problems);
         self.check_files(&mut problems);
         problems
@@ -95,6 +96,27 @@ impl Config {
                 "it is empty, so anyone could make administrators.",
                 "Set a long random text, or remove the key.",
             ));
+        }
+    }
+
+    fn check_rates(&self, problems: &mut Vec<Problem>) {
+        let limits = &self.rate_limits;
+        let rates = [
+            ("send", limits.send),
+            ("register", limits.register),
+            ("login", limits.login),
+            ("join", limits.join),
+            ("invite", limits.invite),
+            ("other", limits.other),
+        ];
+        for (key, rate) in rates {
+            if rate.burst == 0 || rate.per_minute == 0 {
+                problems.push(Problem::new(
+                    format!("rate_limits.{key}"),
+                    "with 0 nobody could ever do it.",
+                    "Both burst and per_minute are at least 1.",
+                ));
+            }
         }
     }
 
@@ -220,6 +242,7 @@ mod tests {
             ..Config::default()
         };
         config.registration.shared_secret = Some(Secret::new(""));
+        config.rate_limits.login.burst = 0;
         config.federation.mode = FederationMode::Consortium;
         config.federation.extra_ca_files = vec!["/nowhere/ca.crt".into()];
         assert_eq!(
@@ -229,6 +252,7 @@ mod tests {
                 "listeners[0].tls_certificate",
                 "listeners[1]",
                 "registration.shared_secret",
+                "rate_limits.login",
                 "federation.mode",
                 "federation.extra_ca_files",
             ]

@@ -24,6 +24,6 @@ pub use error::{ConfigError, Problem};
 pub use load::{Loaded, Origin, load};
 pub use settings::{
     Appservices, Config, Consortium, Federation, Listener, Log, Media, Member, Metrics, Outbound,
-    PasswordHashing, RateLimits, Registration, Rooms,
+    PasswordHashing, RateLimits, Registration, Rooms, Support,
 };
-pub use values::{FederationMode, HashingCost, LogFormat, Secret};
+pub use values::{FederationMode, HashingCost, LogFormat, Rate, Secret};

@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use ruma::{OwnedServerName, RoomVersionId, ServerName, server_name};
+use ruma::{OwnedServerName, OwnedUserId, RoomVersionId, ServerName, server_name};
 
 use crate::describe::settings;
-use crate::values::{FederationMode, HashingCost, LogFormat, Secret};
+use crate::values::{FederationMode, HashingCost, LogFormat, Rate, Secret};
 
 settings! {
     /// All settings.
@@ -39,8 +39,11 @@ settings! {
         /// How passwords are kept.
         table password_hashing: PasswordHashing = PasswordHashing::default();
 
-        /// Limits on how fast one user, address or server may do things.
+        /// Limits on how fast one user or address may do things.
         table rate_limits: RateLimits = RateLimits::default();
+
+        /// Whom people can ask for help, told at /.well-known/matrix/support.
+        table support: Support = Support::default();
 
         /// New rooms.
         table rooms: Rooms = Rooms::default();
@@ -113,10 +116,43 @@ settings! {
 }
 
 settings! {
-    /// Limits on speed.
+    /// Limits on speed. `burst` requests may come at once, `per_minute` in the long run. A person
+    /// never meets the defaults.
     pub struct RateLimits {
         /// Whether there are any. Switch them off in tests only.
         value enabled: bool = true;
+
+        /// Sending events, per user.
+        value send: Rate = Rate { burst: 200, per_minute: 1200 };
+
+        /// Making accounts, per address.
+        value register: Rate = Rate { burst: 5, per_minute: 3 };
+
+        /// Trying passwords, per address.
+        value login: Rate = Rate { burst: 10, per_minute: 12 };
+
+        /// Joining and knocking, per user.
+        value join: Rate = Rate { burst: 30, per_minute: 60 };
+
+        /// Inviting and making rooms, per user.
+        value invite: Rate = Rate { burst: 30, per_minute: 30 };
+
+        /// Everything else that the specification limits, per user or address.
+        value other: Rate = Rate { burst: 100, per_minute: 600 };
+    }
+}
+
+settings! {
+    /// Whom people can ask for help.
+    pub struct Support {
+        /// A page about this server.
+        value page: Option<String> = None, like "\"https://example.org/help\"";
+
+        /// E-mail addresses of the operators.
+        value emails: Vec<String> = Vec::new(), like "[\"operator@example.org\"]";
+
+        /// User ids of the operators.
+        value users: Vec<OwnedUserId> = Vec::new(), like "[\"@operator:example.org\"]";
     }
 }
 
@@ -140,6 +176,10 @@ settings! {
         /// Certificates (PEM) of authorities to trust besides the system's. The variables
         /// SSL_CERT_FILE and SSL_CERT_DIR are honoured too.
         value extra_ca_files: Vec<PathBuf> = Vec::new(), like "[]";
+
+        /// Servers that are asked for the signing keys of a server which does not answer itself.
+        /// Their word is believed, so name only those you trust.
+        value trusted_key_servers: Vec<OwnedServerName> = Vec::new(), like "[\"matrix.org\"]";
 
         /// For tests: the address of a server by its name, instead of looking it up.
         value destinations: BTreeMap<OwnedServerName, SocketAddr> = BTreeMap::new(), like "{}";

@@ -37,6 +37,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// How fast somebody may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// Requests at once, after a pause.
+    pub burst: u32,
+    /// Requests in a minute, in the long run.
+    pub per_minute: u32,
+}
+
 /// A text that must not appear in logs: its `Debug` form says only that there is one.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -3,7 +3,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use resuni_accounts::limits::{Limiter, Rate};
+use resuni_accounts::limits::Limiter;
+pub use resuni_accounts::limits::Rate;
 use resuni_store::SharedClock;
 use ruma::OwnedUserId;
 
@@ -53,10 +54,30 @@ impl Who {
     }
 }
 
+/// How many requests of each class, per caller.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// [`Class::Other`]
+    pub other: Rate,
+    /// [`Class::Send`]
+    pub send: Rate,
+    /// [`Class::Register`]
+    pub register: Rate,
+    /// [`Class::Login`]
+    pub login: Rate,
+    /// [`Class::Join`]
+    pub join: Rate,
+    /// [`Class::Invite`]
+    pub invite: Rate,
+}
+
 /// The buckets.
 pub struct Limits {
-    enabled: bool,
     clock: SharedClock,
+    buckets: Option<Buckets>,
+}
+
+struct Buckets {
     other: Limiter<Who>,
     send: Limiter<Who>,
     register: Limiter<Who>,
@@ -66,39 +87,35 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Full buckets; with `enabled` false nothing is ever refused.
-    pub fn new(enabled: bool, clock: SharedClock) -> Limits {
-        let limiter = |burst, millis| {
-            let interval = Duration::from_millis(millis);
-            Limiter::new(Rate { burst, interval }, CALLERS)
-        };
-        Limits {
-            enabled,
-            clock,
-            other: limiter(100, 100),
-            send: limiter(200, 50),
-            register: limiter(5, 20_000),
-            login: limiter(10, 5_000),
-            join: limiter(30, 1_000),
-            invite: limiter(30, 2_000),
-        }
+    /// Full buckets; without rates nothing is ever refused.
+    pub fn new(rates: Option<Rates>, clock: SharedClock) -> Limits {
+        let limiter = |rate| Limiter::new(rate, CALLERS);
+        let buckets = rates.map(|rates| Buckets {
+            other: limiter(rates.other),
+            send: limiter(rates.send),
+            register: limiter(rates.register),
+            login: limiter(rates.login),
+            join: limiter(rates.join),
+            invite: limiter(rates.invite),
+        });
+        Limits { clock, buckets }
     }
 
     /// Takes one from the caller's bucket, or says how long to wait. A request of the class
     /// [`Class::Other`] counts only where the spec says that it is limited.
     pub fn take(&self, class: Class, by_the_spec: bool, who: Who) -> Result<(), ApiError> {
+        let Some(buckets) = self.buckets.as_ref().filter(|_| who != Who::Exempt) else {
+            return Ok(());
+        };
         let limiter = match class {
             Class::Other if !by_the_spec => return Ok(()),
-            Class::Other => &self.other,
-            Class::Send => &self.send,
-            Class::Register => &self.register,
-            Class::Login => &self.login,
-            Class::Join => &self.join,
-            Class::Invite => &self.invite,
+            Class::Other => &buckets.other,
+            Class::Send => &buckets.send,
+            Class::Register => &buckets.register,
+            Class::Login => &buckets.login,
+            Class::Join => &buckets.join,
+            Class::Invite => &buckets.invite,
         };
-        if !self.enabled || who == Who::Exempt {
-            return Ok(());
-        }
         limiter
             .take(&who.normal(), self.clock.now_ms())
             .map_err(|wait| ApiError::limit_exceeded(Duration::from_millis(wait.ms)))
@@ -115,7 +132,19 @@ mod tests {
     use super::*;
 
     fn limits(enabled: bool) -> Limits {
-        Limits::new(enabled, Arc::new(SystemClock))
+        let rate = Rate {
+            burst: 5,
+            interval: Duration::from_secs(20),
+        };
+        let rates = Rates {
+            other: rate,
+            send: rate,
+            register: rate,
+            login: rate,
+            join: rate,
+            invite: rate,
+        };
+        Limits::new(enabled.then_some(rates), Arc::new(SystemClock))
     }
 
     fn address(text: &str) -> Who {

@@ -158,7 +158,7 @@ impl Server {
             federation,
             media,
             sync,
-            limits: Arc::new(Limits::new(false, clock)),
+            limits: Arc::new(Limits::new(None, clock)),
         };
         Server {
             folder: Arc::new(folder),

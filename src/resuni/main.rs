@@ -4,6 +4,7 @@ mod allocator;
 mod cli;
 mod data;
 mod doctor;
+mod figures;
 mod listen;
 mod logging;
 mod operator;

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
+use axum::routing::get;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
-use resuni_config::{Config, HashingCost};
+use resuni_config::{Config, HashingCost, RateLimits};
 use resuni_dag::SigningKey;
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_feed::Feed;
-use resuni_http::limits::Limits;
+use resuni_http::limits::{Limits, Rate, Rates};
 use resuni_http::{AppState, Registration, Settings, Support};
 use resuni_media::{Media, MediaConfig};
 use resuni_rooms::{Rooms, RoomsConfig};
-use resuni_store::{EngineConfig, RocksConfig, SharedClock, Store, SystemClock};
+use resuni_store::{EngineConfig, RocksConfig, SharedClock, Store, StoreError, SystemClock};
 use resuni_sync::Sync;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -78,7 +79,7 @@ impl Parts {
             federation: federation.clone(),
             media: open_media(config, data, &store).await?,
             sync: sync.clone(),
-            limits: Arc::new(Limits::new(config.rate_limits.enabled, clock())),
+            limits: Arc::new(Limits::new(rates(&config.rate_limits), clock())),
         };
 
         let tasks = TaskTracker::new();
@@ -98,7 +99,9 @@ impl Parts {
         Ok(Self {
             store,
             accounts,
-            router: resuni_http::router(state).merge(pages),
+            router: resuni_http::router(state)
+                .merge(pages)
+                .route("/health", get(async || "OK")),
             tasks,
         })
     }
@@ -106,6 +109,11 @@ impl Parts {
     /// What answers requests.
     pub(crate) fn router(&self) -> Router {
         self.router.clone()
+    }
+
+    /// Waits until the database takes no more writes; never, while all is well.
+    pub(crate) async fn failed(&self) -> StoreError {
+        self.store.ended().await
     }
 
     /// Waits for what runs by itself, and closes the database.
@@ -187,7 +195,7 @@ pub(crate) fn open_network(
         server_name: config.server_name.clone(),
         key,
         old_keys: Vec::new(),
-        notaries: Vec::new(),
+        notaries: config.federation.trusted_key_servers.clone(),
         mode,
         destinations: config.federation.destinations.clone(),
         extra_ca_files: config.federation.extra_ca_files.clone(),
@@ -213,7 +221,11 @@ fn http_settings(config: &Config) -> Settings {
         server_name: config.server_name.clone(),
         public_baseurl: Some(config.base_url()),
         well_known_server: config.federation_address(),
-        support: Support::default(),
+        support: Support {
+            page: config.support.page.clone(),
+            emails: config.support.emails.clone(),
+            users: config.support.users.clone(),
+        },
         registration: Registration {
             enabled: config.registration.enabled,
             require_token: config.registration.require_token,
@@ -222,6 +234,19 @@ fn http_settings(config: &Config) -> Settings {
         default_room_version: config.rooms.default_version.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
     }
+}
+
+fn rates(limits: &RateLimits) -> Option<Rates> {
+    let rate =
+        |rate: resuni_config::Rate| Rate::per_second(f64::from(rate.per_minute) / 60.0, rate.burst);
+    limits.enabled.then(|| Rates {
+        other: rate(limits.other),
+        send: rate(limits.send),
+        register: rate(limits.register),
+        login: rate(limits.login),
+        join: rate(limits.join),
+        invite: rate(limits.invite),
+    })
 }
 
 /// Wakes waiting clients; when the server stops they are all let go.

@@ -13,7 +13,7 @@ use crate::data::DataDir;
 use crate::listen::Bound;
 use crate::parts::Parts;
 use crate::stop::{self, Reason, Signals, Wish};
-use crate::{logging, settings};
+use crate::{figures, logging, settings};
 
 /// Serves until it is told to stop.
 pub(crate) fn serve(file: &SettingsFile, exit_on_stdin_eof: bool) -> Result<ExitCode> {
@@ -62,9 +62,16 @@ async fn run(config: &Config, started: Instant, exit_on_stdin_eof: bool) -> Resu
         .map(Bound::bind)
         .collect::<Result<Vec<_>>>()?;
     let stopping = CancellationToken::new();
+    let mut serving = JoinSet::new();
+    if let Some(address) = config.metrics.listener {
+        let bound = Bound::bind(&figures::listener(address))?;
+        let figures = figures::start()?;
+        tracing::info!("figures for Prometheus at {}/metrics", bound.url());
+        serving.spawn(bound.serve(figures.router(), stopping.clone()));
+        serving.spawn(figures.keep(stopping.clone()));
+    }
     let parts = Parts::open(config, &data, stopping.clone()).await?;
 
-    let mut serving = JoinSet::new();
     let mut reload = Vec::new();
     for listener in listeners {
         tracing::info!("listening on {}", listener.url());
@@ -78,7 +85,10 @@ async fn run(config: &Config, started: Instant, exit_on_stdin_eof: bool) -> Resu
         "ready after {} ms", started.elapsed().as_millis()
     );
 
-    let reason = wait(&mut signals, &reload).await;
+    let (reason, failed) = tokio::select! {
+        reason = wait(&mut signals, &reload) => (reason.to_string(), None),
+        error = parts.failed() => ("the database failed".to_owned(), Some(error)),
+    };
     tracing::info!("stopping: {reason}");
     let began = Instant::now();
     stopping.cancel();
@@ -95,7 +105,13 @@ async fn run(config: &Config, started: Instant, exit_on_stdin_eof: bool) -> Resu
         "stopped: {reason}; it took {} ms",
         began.elapsed().as_millis()
     );
-    Ok(())
+    match failed {
+        // Nothing that was acknowledged is lost: what could not be made durable was not.
+        Some(error) => Err(anyhow::Error::new(error).context(
+            "The database takes no more writes. Look at the disk (space, errors), then start again.",
+        )),
+        None => Ok(()),
+    }
 }
 
 async fn wait(signals: &mut Signals, reload: &[impl Fn() -> Result<()>]) -> Reason {

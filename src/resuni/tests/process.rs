@@ -18,11 +18,16 @@ shared_secret = "secret"
 cost = "minimum"
 [federation]
 enabled = false
+[support]
+users = ["@operator:test.example"]
+[metrics]
+listener = "127.0.0.1:0"
 "#;
 
 struct Server {
     child: Child,
     url: String,
+    figures: String,
     folder: TempDir,
 }
 
@@ -50,11 +55,14 @@ impl Server {
             .spawn()
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut url = None;
+        let (mut url, mut figures) = (None, None);
         let mut line = String::new();
         while log.read_line(&mut line).unwrap() > 0 {
             if let Some((_, address)) = line.split_once("listening on ") {
                 url = Some(address.trim().to_owned());
+            }
+            if let Some((_, address)) = line.split_once("figures for Prometheus at ") {
+                figures = Some(address.trim().to_owned());
             }
             if line.contains("ready after") {
                 break;
@@ -64,17 +72,17 @@ impl Server {
         // The rest of the log is read by nobody, but must not fill its pipe.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         let url = url.expect("the server did not start");
-        Self { child, url, folder }
+        let figures = figures.expect("no figures");
+        Self {
+            child,
+            url,
+            figures,
+            folder,
+        }
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let response = client
-            .get(format!("{}{path}", self.url))
-            .send()
-            .await
-            .unwrap();
-        (response.status().as_u16(), response.text().await.unwrap())
+        get(&format!("{}{path}", self.url)).await
     }
 
     fn signal(&self, name: &str) {
@@ -93,6 +101,12 @@ impl Server {
         assert!(self.child.wait().unwrap().success());
         self.folder
     }
+}
+
+async fn get(url: &str) -> (u16, String) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let response = client.get(url).send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
 }
 
 fn provider() {
@@ -119,6 +133,32 @@ async fn it_serves_until_it_is_told_to_stop() {
     server.signal("INT");
     let mut server = Server::start(server.ended());
     drop(server.child.stdin.take());
+    server.ended();
+}
+
+#[tokio::test]
+async fn the_operator_sees_figures_health_and_whom_people_may_ask() {
+    provider();
+    let server = Server::start(tempfile::tempdir().unwrap());
+    assert_eq!(server.get("/health").await, (200, "OK".to_owned()));
+    let (status, body) = server.get("/.well-known/matrix/support").await;
+    assert!(
+        status == 200 && body.contains("@operator:test.example"),
+        "{body}"
+    );
+    let (status, body) = get(&server.figures).await;
+    assert_eq!(status, 200);
+    for name in [
+        "resuni_http_request_seconds_bucket{",
+        "resuni_build_info{",
+        "process_resident_memory_bytes",
+        "/.well-known/matrix/support",
+    ] {
+        assert!(body.contains(name), "{name} is missing in {body}");
+    }
+    // Only there: the other listener is for everybody.
+    assert_eq!(server.get("/metrics").await.0, 404);
+    server.signal("TERM");
     server.ended();
 }
 
