@@ -9,7 +9,7 @@ SETUP   := packaging/setup.sh
 ALL     := --workspace --all-targets --locked
 say      = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help run test rust-test bench crash fmt fmt-check lint doc deny book example deb \
+.PHONY: help run demo test rust-test bench crash fmt fmt-check lint doc deny book example deb \
         complement complement-baseline complement-test clean
 
 help: ## this list
@@ -21,6 +21,12 @@ run: ## build, and serve on http://localhost:8008 (data in ./data; Ctrl-C stops)
 	cargo build --release --locked -p resuni
 	$(call say,Serving http://localhost:8008 – Ctrl-C stops)
 	@exec $(RELEASE)/resuni serve $(if $(wildcard resuni.toml),--config resuni.toml)
+
+demo: ## three servers of a consortium with people, posts and a chat, until Ctrl-C
+	@$(SETUP) build
+	$(call say,Building resuni and the demo; the first time takes some minutes)
+	cargo build --release --locked -p resuni -p resuni-testkit --bins
+	@exec $(RELEASE)/resuni-demo
 
 test: ## everything that must hold: format, lints, docs, licences, Rust, browser, Complement
 	@$(SETUP) build test

@@ -272,7 +272,8 @@ impl Client {
     }
 }
 
-fn password(name: &str) -> String {
+/// The password of everybody who is registered here.
+pub fn password(name: &str) -> String {
     format!("password-of-{name}")
 }
 

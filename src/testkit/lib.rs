@@ -8,6 +8,7 @@
 
 mod authority;
 mod client;
+pub mod demo;
 mod ports;
 mod process;
 mod reader;
@@ -17,7 +18,7 @@ mod synapse;
 mod world;
 
 pub use authority::Authority;
-pub use client::{CallError, Client, escape};
+pub use client::{CallError, Client, escape, password};
 pub use ports::Port;
 pub use process::{Kind, Server};
 pub use reader::Reader;

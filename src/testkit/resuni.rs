@@ -89,6 +89,18 @@ level = "info"
 }
 
 impl Server {
+    /// Adds tables to the settings of a Resuni that is stopped.
+    pub fn add_settings(&self, tables: &str) -> anyhow::Result<()> {
+        let path = self.home.join("resuni.toml");
+        let settings = std::fs::read_to_string(&path)?;
+        write(path, &format!("{settings}{tables}"))
+    }
+
+    /// Sets a variable for the next start.
+    pub fn set_environment(&mut self, key: &str, value: &str) {
+        self.launch.environment.push((key.to_owned(), value.into()));
+    }
+
     /// Whether every row of the stopped server's database agrees with every other: an error that
     /// shows what the doctor found, if not.
     pub fn doctor(&self) -> anyhow::Result<()> {

@@ -52,6 +52,11 @@ impl World {
         Ok(server)
     }
 
+    /// A Resuni that is ready to be started, for those who have more to set.
+    pub fn prepare_resuni(&self, name: &str) -> anyhow::Result<Server> {
+        crate::resuni::server(self, name)
+    }
+
     /// A Synapse that is up.
     pub async fn synapse(&self, name: &str) -> anyhow::Result<Server> {
         let mut server = crate::synapse::server(self, name)?;
