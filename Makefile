@@ -97,8 +97,7 @@ crash: ## kill -9 under load, 500 rounds, and look for anything lost
 bench: ## measure Resuni and Synapse on this machine; writes docs/performance.md
 	@$(SETUP) build bench
 	cargo build --release --locked -p resuni -p resuni-bench
-	$(RELEASE)/resuni-bench --resuni $(RELEASE)/resuni --out docs/performance.md \
-		--synapse-python $(HOME)/.cache/resuni/synapse-venv/bin/python
+	$(RELEASE)/resuni-bench --out docs/performance.md --remarks src/bench/remarks.md
 
 deb: ## a Debian package in $CARGO_TARGET_DIR/debian
 	@$(SETUP) build deb

@@ -1,43 +1,46 @@
 //! `resuni-bench`: measures any Matrix homeserver through its public API.
 //!
 //! It starts each server as a real process pair on loopback (two servers that federate over TLS),
-//! runs the same bounded loads against both and writes a table with ratios. Beside every rate
-//! stand the server's own CPU milliseconds per operation, which hold on a busy machine where rates
-//! do not.
+//! runs the same bounded loads against both and writes a table with ratios and what the project
+//! aims at. Beside every rate stand the server's own CPU milliseconds per operation, which hold on
+//! a busy machine where rates do not.
 
-mod api;
+mod goals;
 mod load;
 mod measure;
 mod report;
 mod scenarios;
-mod servers;
-mod tls;
+mod table;
 
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use resuni_testkit::{Kind, World};
 
-use crate::{scenarios::Sizes, servers::Kind};
+use crate::{scenarios::Sizes, table::Run};
 
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
     about = "Measures homeservers side by side through their public API",
+    long_about = "Measures homeservers side by side through their public API. Resuni is the program of that name \
+                  beside this one, or RESUNI_BIN; Synapse is installed by `packaging/setup.sh synapse`.",
     version
 )]
 struct Args {
-    /// Which servers to run, in turn, each alone on the machine.
-    #[arg(long, value_delimiter = ',', default_value = "synapse,resuni")]
+    /// Which servers to run, in turn, each pair alone; a name that is given again is another round.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "synapse,resuni,resuni,synapse,resuni"
+    )]
     servers: Vec<Kind>,
-    /// The `resuni` binary (a release build).
-    #[arg(long, default_value = "target/release/resuni")]
-    resuni: PathBuf,
-    /// The Python interpreter of a virtual environment that holds `matrix-synapse`.
-    #[arg(long, default_value = "target/synapse-venv/bin/python")]
-    synapse_python: PathBuf,
     /// Where to write the report (Markdown). Always printed too.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// A file with text for the end of the report: what bounds the figures that are not reached.
+    #[arg(long)]
+    remarks: Option<PathBuf>,
     /// How much to do.
     #[arg(long, value_enum, default_value = "full")]
     size: Size,
@@ -57,29 +60,41 @@ enum Size {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
-        anyhow::bail!("a TLS provider was installed twice");
-    }
     let sizes = match args.size {
         Size::Quick => Sizes::quick(),
         Size::Full => Sizes::full(),
     };
-    let disk_sync = measure::disk_sync_ms()?;
-    let mut results = Vec::new();
+    let mut runs = Vec::new();
     for kind in &args.servers {
         eprintln!("== {kind}: starting two servers");
-        let pair =
-            servers::Pair::start(*kind, &args.resuni, &args.synapse_python, args.keep).await?;
-        results.push(scenarios::run(pair, &sizes).await?);
+        runs.push(round(*kind, &sizes, args.keep).await?);
     }
-    let text = report::markdown(&results, disk_sync, &sizes);
+    let remarks = args.remarks.map(std::fs::read_to_string).transpose()?;
+    let text = report::markdown(&runs, &sizes, remarks.as_deref());
     println!("{text}");
     if let Some(out) = args.out {
         std::fs::write(&out, text)?;
         eprintln!("written to {}", out.display());
     }
     Ok(())
+}
+
+/// Everything, once, with two new servers of a kind.
+async fn round(kind: Kind, sizes: &Sizes, keep: bool) -> anyhow::Result<Run> {
+    let world = World::new("bench")?.quiet();
+    let disk_sync_ms = measure::disk_sync_ms(world.folder())?;
+    let load_before = measure::load_average();
+    let one = world.server(kind, "one").await?;
+    let two = world.server(kind, "two").await?;
+    let (version, rows) = scenarios::run(one, two, sizes).await?;
+    if !keep {
+        world.passed();
+    }
+    Ok(Run {
+        kind,
+        version,
+        disk_sync_ms,
+        load: (load_before, measure::load_average()),
+        rows,
+    })
 }

@@ -56,9 +56,10 @@ pub fn bytes_on_disk(dir: &Path) -> u64 {
         .sum()
 }
 
-/// The median time of appending 4 KiB to a file and syncing it, in milliseconds.
-pub fn disk_sync_ms() -> anyhow::Result<f64> {
-    let mut file = tempfile::tempfile_in(".")?;
+/// The median time of appending 4 KiB to a file in `folder` and syncing it, in milliseconds.
+pub fn disk_sync_ms(folder: &Path) -> anyhow::Result<f64> {
+    let path = folder.join("disk-sync");
+    let mut file = fs::File::create(&path)?;
     let mut times = Vec::new();
     for _ in 0..100 {
         let begun = Instant::now();
@@ -66,6 +67,7 @@ pub fn disk_sync_ms() -> anyhow::Result<f64> {
         file.sync_data()?;
         times.push(begun.elapsed());
     }
+    fs::remove_file(path)?;
     times.sort();
     Ok(times
         .get(50)
@@ -87,4 +89,17 @@ pub fn machine() -> String {
         "{}, {cores} cores",
         model.trim_start_matches(['\t', ' ', ':'])
     )
+}
+
+/// The operating system's kernel and its version.
+pub fn system() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("Linux {}", release.trim())
+}
+
+/// The machine's load average over the last minute.
+pub fn load_average() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split_whitespace().next();
+    first.and_then(|load| load.parse().ok()).unwrap_or_default()
 }

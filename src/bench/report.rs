@@ -1,79 +1,148 @@
-//! The report: one table, ratios against the first server.
+//! The report: one table, ratios against Synapse, what is aimed at and whether it was reached.
 
 use std::fmt::Write;
 
+use resuni_testkit::Kind;
+
 use crate::{
+    goals::{self, GOALS},
     measure,
-    scenarios::{Results, Row, Sizes},
+    scenarios::Sizes,
+    table::{Best, Row, Run, best, times_better},
 };
 
-/// The run as Markdown.
-pub fn markdown(results: &[Results], disk_sync_ms: f64, sizes: &Sizes) -> String {
+/// The runs as Markdown; `remarks` are put at the end.
+pub fn markdown(runs: &[Run], sizes: &Sizes, remarks: Option<&str>) -> String {
     let mut text = String::from("# Performance\n\n");
-    let names: Vec<&str> = results.iter().map(|r| r.server.as_str()).collect();
-    let _ = writeln!(
-        text,
-        "Written by `make bench`: {}, in turn, on the same machine in one run, through the public API only.\n\n\
-         * Machine: {}\n* One disk sync (4 KiB appended, fdatasync): {disk_sync_ms:.2} ms, median of 100\n\
-         * Loads: at most {} sends or {} s each; rates are the client's, CPU is the server process's own per operation\n",
-        names.join(" and "),
-        measure::machine(),
-        sizes.sends,
-        sizes.send_time.as_secs(),
-    );
-    let Some(first) = results.first() else {
-        return text;
-    };
-    text.push_str("| what |");
-    for name in &names {
-        let _ = write!(text, " {name} | CPU ms |");
-    }
-    text.push_str(if results.len() > 1 {
-        " better by |\n|---|"
-    } else {
-        "\n|---|"
-    });
-    text.push_str(&"---:|---:|".repeat(results.len()));
-    text.push_str(if results.len() > 1 { "---:|\n" } else { "\n" });
-    for (index, row) in first.rows.iter().enumerate() {
-        let _ = write!(text, "| {} |", row.name);
-        for result in results {
-            match result.rows.get(index) {
-                Some(row) => {
-                    let cpu = row.cpu_ms.map(|c| format!("{c:.3}")).unwrap_or_default();
-                    let _ = write!(text, " {} {} | {cpu} |", number(row.value), row.unit);
-                }
-                None => text.push_str(" – | |"),
-            }
-        }
-        if let Some(last) = results
-            .last()
-            .filter(|_| results.len() > 1)
-            .and_then(|r| r.rows.get(index))
-        {
-            let _ = write!(text, " {} |", ratio(row, last));
-        }
-        text.push('\n');
-    }
-    text.push_str("\nSpread:\n\n");
-    for result in results {
-        for row in result.rows.iter().filter(|r| !r.note.is_empty()) {
-            let _ = writeln!(text, "* {}: {}: {}", result.server, row.name, row.note);
-        }
+    head(&mut text, runs, sizes);
+    table(&mut text, runs);
+    aims(&mut text, runs);
+    spread(&mut text, runs);
+    if let Some(remarks) = remarks {
+        let _ = write!(text, "\n{remarks}");
     }
     text
 }
 
-fn ratio(base: &Row, other: &Row) -> String {
-    let (numerator, denominator) = if base.more_is_better {
-        (other.value, base.value)
-    } else {
-        (base.value, other.value)
-    };
-    if denominator <= 0.0 {
-        return "–".to_owned();
+fn head(text: &mut String, runs: &[Run], sizes: &Sizes) {
+    let mut names: Vec<String> = runs.iter().map(name).collect();
+    names.sort();
+    names.dedup();
+    let loads = runs.iter().flat_map(|run| [run.load.0, run.load.1]);
+    let (least, most) = loads.fold((f64::MAX, 0.0_f64), |(a, b), l| (a.min(l), b.max(l)));
+    let _ = writeln!(
+        text,
+        "Written by `make bench`: {}, two servers of a kind at a time on one machine, through the public API only.\n\n\
+         * Machine: {}, {}\n\
+         * Load average while measuring, the load generator included: {least:.1} to {most:.1}\n\
+         * One disk sync (4 KiB appended, fdatasync): {:.2} ms, median of 100\n\
+         * At most {} sends or {} s a load. Values are the best of the rounds, as other work on the machine makes them \
+         worse and never better; the spread is below. Rates and times are the client's; CPU is what the server process \
+         itself used for one operation\n",
+        names.join(" and "),
+        measure::machine(),
+        measure::system(),
+        goals::disk_sync(runs).unwrap_or_default(),
+        sizes.sends,
+        sizes.send_time.as_secs(),
+    );
+}
+
+fn name(run: &Run) -> String {
+    format!("{} {}", run.kind, run.version)
+}
+
+/// What was measured of any server, in order.
+fn all(runs: &[Run]) -> Vec<&Row> {
+    let mut rows: Vec<&Row> = Vec::new();
+    for row in runs.iter().flat_map(|run| &run.rows) {
+        if rows.iter().all(|known| known.what != row.what) {
+            rows.push(row);
+        }
     }
-    format!("{}×", number(numerator / denominator))
+    rows
+}
+
+fn table(text: &mut String, runs: &[Run]) {
+    text.push_str("| what | Resuni | CPU ms | Synapse | CPU ms | better by | less CPU by |\n");
+    text.push_str("|---|---:|---:|---:|---:|---:|---:|\n");
+    for row in all(runs) {
+        let ours = best(runs, Kind::Resuni, row.what);
+        let theirs = best(runs, Kind::Synapse, row.what);
+        let (mut by, mut cpu_by) = (None, None);
+        if let (Some(ours), Some(theirs)) = (&ours, &theirs) {
+            by = times_better(&ours.row, ours.row.value, theirs.row.value);
+            cpu_by = theirs.cpu_ms.zip(ours.cpu_ms).map(|(a, b)| a / b);
+        }
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} |",
+            row.name,
+            cells(ours.as_ref()),
+            cells(theirs.as_ref()),
+            times(by),
+            times(cpu_by),
+        );
+    }
+}
+
+fn cells(best: Option<&Best>) -> String {
+    let Some(best) = best else {
+        return "– | ".to_owned();
+    };
+    let cpu = best.cpu_ms.map(|ms| format!("{ms:.3}")).unwrap_or_default();
+    format!("{} {} | {cpu}", number(best.row.value), best.row.unit)
+}
+
+fn times(by: Option<f64>) -> String {
+    by.filter(|by| by.is_finite())
+        .map(|by| format!("{}×", number(by)))
+        .unwrap_or_default()
+}
+
+fn aims(text: &mut String, runs: &[Run]) {
+    text.push_str("\n## What is aimed at\n\n| what | aim | |\n|---|---|---|\n");
+    let rows = all(runs);
+    for (what, goal) in GOALS {
+        let Some(row) = rows.iter().find(|row| row.what == *what) else {
+            continue;
+        };
+        let said = match goals::reached(runs, *what, *goal) {
+            Some(true) => "reached",
+            Some(false) => "**not reached**",
+            None => "not measured",
+        };
+        let aim = goals::words(*goal, row.unit);
+        let _ = writeln!(text, "| {} | {aim} | {said} |", row.name);
+    }
+}
+
+fn spread(text: &mut String, runs: &[Run]) {
+    text.push_str(
+        "\n## Spread\n\nBest and worst of the rounds, and the latencies of the best one.\n\n",
+    );
+    text.push_str("| what | server | rounds | best | worst | in the best round |\n|---|---|---:|---:|---:|---|\n");
+    for row in all(runs) {
+        for kind in [Kind::Resuni, Kind::Synapse] {
+            if let Some(found) = best(runs, kind, row.what) {
+                spread_line(text, kind, &found);
+            }
+        }
+    }
+}
+
+fn spread_line(text: &mut String, kind: Kind, found: &Best) {
+    let Best {
+        row, worst, rounds, ..
+    } = found;
+    let _ = writeln!(
+        text,
+        "| {} | {kind} | {rounds} | {} | {} | {} |",
+        row.name,
+        number(row.value),
+        number(*worst),
+        row.note
+    );
 }
 
 fn number(value: f64) -> String {
@@ -81,5 +150,47 @@ fn number(value: f64) -> String {
         v if v >= 100.0 => format!("{v:.0}"),
         v if v >= 10.0 => format!("{v:.1}"),
         v => format!("{v:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::{
+        What,
+        tests::{row, run},
+    };
+
+    #[test]
+    fn the_page_has_values_ratios_and_what_was_reached() {
+        let ours = vec![row(What::Sends, 3000.0, true, Some(0.25))];
+        let theirs = vec![row(What::Sends, 100.0, true, Some(10.0))];
+        let runs = [run(Kind::Synapse, theirs), run(Kind::Resuni, ours)];
+        let page = markdown(&runs, &Sizes::full(), Some("## Remarks\n"));
+        let line = "| Sends | 3000 /s | 0.250 | 100 /s | 10.000 | 30.0× | 40.0× |";
+        assert!(page.contains(line), "{page}");
+        assert!(
+            page.contains("| Sends | ≥ 20 × Synapse | reached |"),
+            "{page}"
+        );
+        assert!(
+            page.contains("| Sends | Synapse | 1 | 100 | 100 |"),
+            "{page}"
+        );
+        assert!(page.ends_with("\n## Remarks\n"), "{page}");
+    }
+
+    #[test]
+    fn one_server_alone_has_no_ratio() {
+        let runs = [run(
+            Kind::Resuni,
+            vec![row(What::Sends, 3000.0, true, None)],
+        )];
+        let page = markdown(&runs, &Sizes::full(), None);
+        assert!(
+            page.contains("| Sends | 3000 /s |  | – |  |  |  |"),
+            "{page}"
+        );
+        assert!(page.contains("≥ 20 × Synapse | not measured |"), "{page}");
     }
 }

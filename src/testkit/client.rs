@@ -90,6 +90,25 @@ impl Client {
         })
     }
 
+    /// A GET of which the answer's body is not looked at: for loads, where the client must be cheap.
+    pub async fn fetch(&self, path: &str) -> Result<Vec<u8>, CallError> {
+        let mut request = self.http.get(format!("{}{path}", self.base));
+        if !self.token.is_empty() {
+            request = request.bearer_auth(&self.token);
+        }
+        let response = request.send().await?;
+        let status = response.status();
+        let bytes = response.bytes().await?;
+        if status.is_success() {
+            return Ok(bytes.into());
+        }
+        Err(CallError::Answer {
+            path: path.to_owned(),
+            status,
+            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        })
+    }
+
     /// A GET.
     pub async fn get(&self, path: &str) -> Result<Value, CallError> {
         self.call(Method::GET, path, None).await
@@ -262,14 +281,19 @@ impl Client {
         timeout: Duration,
         filter: &str,
     ) -> Result<Value, CallError> {
-        let mut path = format!("/_matrix/client/v3/sync?timeout={}", timeout.as_millis());
-        for (name, value) in [("since", since), ("filter", filter)] {
-            if !value.is_empty() {
-                path.push_str(&format!("&{name}={}", escape(value)));
-            }
-        }
-        self.get(&path).await
+        self.get(&sync_path(since, timeout, filter)).await
     }
+}
+
+/// The path and query of a `/sync`; `since` and `filter` may be empty.
+pub fn sync_path(since: &str, timeout: Duration, filter: &str) -> String {
+    let mut path = format!("/_matrix/client/v3/sync?timeout={}", timeout.as_millis());
+    for (name, value) in [("since", since), ("filter", filter)] {
+        if !value.is_empty() {
+            path.push_str(&format!("&{name}={}", escape(value)));
+        }
+    }
+    path
 }
 
 /// The password of everybody who is registered here.

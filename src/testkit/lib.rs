@@ -18,7 +18,7 @@ mod synapse;
 mod world;
 
 pub use authority::Authority;
-pub use client::{CallError, Client, escape, password};
+pub use client::{CallError, Client, escape, password, sync_path};
 pub use ports::Port;
 pub use process::{Kind, Server};
 pub use reader::Reader;

@@ -1,9 +1,11 @@
 //! A homeserver as a process that can be stopped, killed and started again.
 
 use std::{
+    fmt,
     fs::{File, OpenOptions},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    str::FromStr,
     time::{Duration, Instant},
 };
 
@@ -25,6 +27,27 @@ pub enum Kind {
     Resuni,
     /// The reference implementation.
     Synapse,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resuni => "Resuni",
+            Self::Synapse => "Synapse",
+        })
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "resuni" => Ok(Self::Resuni),
+            "synapse" => Ok(Self::Synapse),
+            _ => Err(format!("`{name}` is neither `resuni` nor `synapse`")),
+        }
+    }
 }
 
 /// How a server is started.
@@ -65,6 +88,19 @@ impl Server {
     /// The folder with its settings, data and log.
     pub fn home(&self) -> &std::path::Path {
         &self.home
+    }
+
+    /// The folder with its data.
+    pub fn data(&self) -> PathBuf {
+        self.home.join("data")
+    }
+
+    /// The number of its process; an error if it is not running.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        let child = self.child.as_ref();
+        Ok(child
+            .with_context(|| format!("{} is not started", self.name()))?
+            .id())
     }
 
     /// A client that nobody is signed in to.

@@ -59,6 +59,7 @@ fn settings(world: &World, client_port: u16, federation_port: u16) -> String {
         authority.private_key(),
     );
     let (root, certificate, key) = (root.display(), certificate.display(), key.display());
+    let log_level = world.log_level();
     format!(
         r#"server_name = "127.0.0.1:{federation_port}"
 public_baseurl = "http://127.0.0.1:{client_port}"
@@ -83,7 +84,7 @@ extra_ca_files = ["{root}"]
 [outbound]
 deny_ip_ranges = []
 [log]
-level = "info"
+level = "{log_level}"
 "#
     )
 }

@@ -16,7 +16,7 @@ use crate::{
 const LOG: &str = "version: 1
 formatters: {line: {format: '%(asctime)s %(levelname)s %(name)s %(message)s'}}
 handlers: {console: {class: logging.StreamHandler, formatter: line}}
-root: {level: INFO, handlers: [console]}
+root: {level: LEVEL, handlers: [console]}
 disable_existing_loggers: false
 ";
 
@@ -25,7 +25,14 @@ pub(crate) fn server(world: &World, name: &str) -> anyhow::Result<Server> {
     let home = world.folder().join(name);
     std::fs::create_dir_all(home.join("data"))?;
     let (client_port, federation_port) = (Port::take()?, Port::take()?);
-    write(home.join("log.yaml"), LOG)?;
+    let log = LOG.replace(
+        "LEVEL",
+        match world.log_level() {
+            "warn" => "WARNING",
+            _ => "INFO",
+        },
+    );
+    write(home.join("log.yaml"), &log)?;
     let settings = settings(world, &home, client_port.number(), federation_port.number());
     write(home.join("homeserver.yaml"), &settings)?;
     let arguments = ["-m", "synapse.app.homeserver", "-c", "homeserver.yaml"];

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::{Authority, Server};
+use crate::{Authority, Kind, Server};
 
 /// A folder, a certificate authority and what is made with them. The folder goes away with
 /// [`World::passed`]; a scenario that ends any other way leaves it, with settings, data and logs.
@@ -12,6 +12,7 @@ use crate::{Authority, Server};
 pub struct World {
     folder: PathBuf,
     authority: Authority,
+    log_level: &'static str,
     passed: bool,
 }
 
@@ -31,8 +32,20 @@ impl World {
         Ok(Self {
             folder,
             authority,
+            log_level: "info",
             passed: false,
         })
+    }
+
+    /// Servers made from here on log warnings only: for measuring.
+    pub fn quiet(mut self) -> Self {
+        self.log_level = "warn";
+        self
+    }
+
+    /// From which level on servers log: `info` or `warn`.
+    pub(crate) fn log_level(&self) -> &'static str {
+        self.log_level
     }
 
     /// Where everything lies.
@@ -62,6 +75,14 @@ impl World {
         let mut server = crate::synapse::server(self, name)?;
         server.start().await?;
         Ok(server)
+    }
+
+    /// A server of a kind that is up.
+    pub async fn server(&self, kind: Kind, name: &str) -> anyhow::Result<Server> {
+        match kind {
+            Kind::Resuni => self.resuni(name).await,
+            Kind::Synapse => self.synapse(name).await,
+        }
     }
 
     /// All went well: nothing needs to be kept.
