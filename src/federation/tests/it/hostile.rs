@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 use crate::authority::Authority;
 use crate::part::{Part, servers};
 
-async fn public_room(at: &Part) -> OwnedRoomId {
+pub async fn public_room(at: &Part) -> OwnedRoomId {
     let request = CreateRoom {
         preset: Some(Preset::PublicChat),
         ..CreateRoom::default()
@@ -29,7 +29,7 @@ async fn public_room(at: &Part) -> OwnedRoomId {
     at.rooms.create(&at.user(), request).await.unwrap()
 }
 
-async fn join(who: &Part, room: &RoomId, via: &Part) {
+pub async fn join(who: &Part, room: &RoomId, via: &Part) {
     let via = [via.name.clone()];
     let handshake = Handshake {
         room,
@@ -41,11 +41,11 @@ async fn join(who: &Part, room: &RoomId, via: &Part) {
 }
 
 /// A message of the user of `by`, signed by its server, at the end of the room as `at` has it.
-async fn event(by: &Part, at: &Part, room: &RoomId, content: Value) -> Pdu {
+pub async fn event(by: &Part, at: &Part, room: &RoomId, content: Value) -> Pdu {
     event_of(by, at, room, &by.user(), None, "m.room.message", content).await
 }
 
-async fn event_of(
+pub async fn event_of(
     by: &Part,
     at: &Part,
     room: &RoomId,
@@ -78,15 +78,15 @@ async fn event_of(
     sign(draft, view.rules(), &by.name, &key_of(by)).unwrap()
 }
 
-fn key_of(part: &Part) -> SigningKey {
+pub fn key_of(part: &Part) -> SigningKey {
     SigningKey::generate("k1", part.key).unwrap()
 }
 
-fn raw(json: &str) -> Box<RawValue> {
+pub fn raw(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).unwrap()
 }
 
-async fn send(
+pub async fn send(
     from: &Part,
     to: &Part,
     id: &str,
@@ -107,7 +107,7 @@ async fn send(
         .await
 }
 
-fn refusal<T: std::fmt::Debug>(outcome: Result<T, FederationError>) -> Box<RemoteError> {
+pub fn refusal<T: std::fmt::Debug>(outcome: Result<T, FederationError>) -> Box<RemoteError> {
     match outcome {
         Err(FederationError::Remote(remote)) => remote,
         other => panic!("not refused: {other:?}"),

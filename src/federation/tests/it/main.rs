@@ -10,6 +10,8 @@
 mod authority;
 mod devices;
 mod hostile;
+mod liar;
 mod network;
 mod part;
+mod poison;
 mod two_servers;

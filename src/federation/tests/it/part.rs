@@ -1,6 +1,12 @@
 //! A server of one test: everything but the client-server API, over TLS on loopback.
 
-use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -45,9 +51,49 @@ pub struct Part {
     store: Store,
     /// The seed of its key.
     pub key: [u8; 32],
+    /// What it says that is not so.
+    pub lies: Arc<Lies>,
     stop: CancellationToken,
     acceptor: TlsAcceptor,
     tasks: Vec<JoinHandle<()>>,
+}
+
+/// Changes an answer: the endpoint (`make_join`, …) and its body.
+pub type Lie = Box<dyn Fn(&str, &mut Value) + Send>;
+
+/// What a server was asked, and how it changes its answers.
+#[derive(Default)]
+pub struct Lies {
+    lie: Mutex<Option<Lie>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Lies {
+    /// From now on answers are changed like this.
+    pub fn tell(&self, lie: impl Fn(&str, &mut Value) + Send + 'static) {
+        *self.lie.lock().unwrap() = Some(Box::new(lie));
+        self.asked.lock().unwrap().clear();
+    }
+
+    /// The truth again.
+    pub fn stop(&self) {
+        *self.lie.lock().unwrap() = None;
+    }
+
+    /// How often an endpoint was asked since the last lie began.
+    pub fn asked(&self, endpoint: &str) -> usize {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().filter(|name| *name == endpoint).count()
+    }
+
+    fn change(&self, endpoint: &str, body: Bytes) -> Bytes {
+        self.asked.lock().unwrap().push(endpoint.to_owned());
+        let lie = self.lie.lock().unwrap();
+        let Some(lie) = &*lie else { return body };
+        let mut value = serde_json::from_slice(&body).unwrap();
+        lie(endpoint, &mut value);
+        value.to_string().into()
+    }
 }
 
 /// Where everybody is.
@@ -149,6 +195,7 @@ impl Part {
             typing,
             store,
             key: seed,
+            lies: Arc::default(),
             stop,
             acceptor,
             tasks: vec![sender],
@@ -157,14 +204,15 @@ impl Part {
 
     fn listen(mut self, listener: TcpListener) -> Self {
         let (acceptor, stop) = (self.acceptor.clone(), self.stop.clone());
-        let federation = Arc::clone(&self.federation);
+        let (federation, lies) = (Arc::clone(&self.federation), Arc::clone(&self.lies));
         self.tasks.push(tokio::spawn(async move {
             loop {
                 let stream = tokio::select! {
                     () = stop.cancelled() => return,
                     accepted = listener.accept() => accepted.unwrap().0,
                 };
-                let connection = connection(acceptor.clone(), stream, Arc::clone(&federation));
+                let (federation, lies) = (Arc::clone(&federation), Arc::clone(&lies));
+                let connection = connection(acceptor.clone(), stream, federation, lies);
                 let stop = stop.clone();
                 tokio::spawn(async move {
                     tokio::select! {
@@ -251,13 +299,14 @@ async fn connection(
     acceptor: TlsAcceptor,
     stream: tokio::net::TcpStream,
     federation: Arc<Federation>,
+    lies: Arc<Lies>,
 ) {
     let Ok(stream) = acceptor.accept(stream).await else {
         return;
     };
     let service = service_fn(move |request| {
-        let federation = Arc::clone(&federation);
-        async move { Ok::<_, Infallible>(answer(&federation, request).await) }
+        let (federation, lies) = (Arc::clone(&federation), Arc::clone(&lies));
+        async move { Ok::<_, Infallible>(answer(&federation, &lies, request).await) }
     });
     let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
@@ -266,13 +315,17 @@ async fn connection(
 
 type Answer = Response<Full<Bytes>>;
 
-async fn answer(federation: &Federation, request: Request<Body>) -> Answer {
+async fn answer(federation: &Federation, lies: &Lies, request: Request<Body>) -> Answer {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let request = Request::from_parts(parts, body);
-    route(federation, &request)
+    let answer = route(federation, &request)
         .await
-        .unwrap_or_else(|error| refusal(&error))
+        .unwrap_or_else(|error| refusal(&error));
+    let endpoint = request.uri().path().split('/').nth(4).unwrap_or_default();
+    let (parts, body) = answer.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Response::from_parts(parts, lies.change(endpoint, body).into())
 }
 
 /// What the `http` crate does for the whole server, here for the endpoints that the tests use.
