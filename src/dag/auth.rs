@@ -10,7 +10,7 @@ use ruma::{EventId, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{AuthError, Pdu, RoomRules};
+use crate::{AuthError, Pdu, RoomRules, owned};
 
 /// The state that an event must name in its `auth_events`, as far as it exists (server-server
 /// API, "Auth events selection"): `(type, state key)`, none twice.
@@ -88,7 +88,17 @@ pub fn check_state(
         None if *kind == StateEventType::RoomJoinRules && key.is_empty() => invite_only(),
         found => found,
     };
-    check_state_dependent_auth_rules(&rules.ruma().authorization, pdu, fetch).map_err(AuthError)
+    let ruma = &rules.ruma().authorization;
+    match owned::state_owner(pdu.kind(), pdu.state_key(), rules)? {
+        // Where the owner's rule is kept, ruma is to see state that anybody may set.
+        Some(owner) => {
+            owned::check(pdu, owner, rules, &state)?;
+            let pdu = owned::Unowned(pdu.clone());
+            let fetch = |kind: &StateEventType, key: &str| fetch(kind, key).map(owned::Unowned);
+            check_state_dependent_auth_rules(ruma, pdu, fetch).map_err(AuthError)
+        }
+        None => check_state_dependent_auth_rules(ruma, pdu, fetch).map_err(AuthError),
+    }
 }
 
 /// What stands for the join rules of a room that has none: one joins by invite. The specification

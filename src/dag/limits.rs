@@ -5,8 +5,11 @@ pub const PDU_BYTES: usize = 65_536;
 /// Most bytes of foreign JSON that is looked at at all: escapes, white space and `unsigned` may
 /// make an event longer on the wire than it is in canonical form.
 pub const RAW_BYTES: usize = 8 * PDU_BYTES;
-/// Most bytes of a user id, room id, event id, event type or state key.
+/// Most bytes of a user id, room id, event id, event type or state key; in events of room versions
+/// up to 10 most characters.
 pub const ID_BYTES: usize = 255;
+/// Most bytes of a state key that begins with a user id, where such state has an owner (MSC3757).
+pub const OWNED_STATE_KEY: usize = 2 * ID_BYTES + 1;
 /// Most entries of `prev_events`.
 pub const PREV_EVENTS: usize = 20;
 /// Most entries of `auth_events`.

@@ -13,12 +13,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::{FormatError, RoomRules};
+use crate::{FormatError, Reference, RoomRules};
 
 /// A persistent event: immutable, read once, cheap to clone.
 ///
 /// It holds the canonical JSON that was hashed and signed, with `hashes` and `signatures` and
-/// every key we don't know (they are part of the hash), but without `event_id` and `unsigned`.
+/// every key we don't know (they are part of the hash), but without `unsigned`, and without
+/// `event_id` where that is a hash of the event.
 ///
 /// Whether this server rejected the event is no part of it, but the auth rules and state
 /// resolution ask for it, so a handle carries the mark (see [`Pdu::mark_rejected`]).
@@ -60,8 +61,8 @@ struct Fields<'a> {
     content: &'a RawValue,
     origin_server_ts: u64,
     depth: u64,
-    prev_events: Vec<OwnedEventId>,
-    auth_events: Vec<OwnedEventId>,
+    prev_events: Vec<Reference>,
+    auth_events: Vec<Reference>,
     #[serde(borrow)]
     redacts: Option<&'a RawValue>,
 }
@@ -102,8 +103,8 @@ impl Pdu {
             content: fields.content.to_owned(),
             origin_server_ts: fields.origin_server_ts,
             depth: fields.depth,
-            prev_events: fields.prev_events,
-            auth_events: fields.auth_events,
+            prev_events: Reference::ids(fields.prev_events),
+            auth_events: Reference::ids(fields.auth_events),
             top_redacts: fields.redacts.and_then(event_id_in),
             content_redacts,
             ruma_kind: OnceLock::new(),
@@ -115,7 +116,7 @@ impl Pdu {
         })
     }
 
-    /// The event's id: its reference hash.
+    /// The event's id: its reference hash, or what its sender chose (v1, v2).
     pub fn event_id(&self) -> &EventId {
         &self.inner.event_id
     }
@@ -193,7 +194,8 @@ impl Pdu {
         }
     }
 
-    /// The canonical JSON: with signatures, without `event_id` and `unsigned`.
+    /// The canonical JSON: with signatures, without `unsigned`, and as the wire has it with
+    /// `event_id` up to v2 only.
     pub fn json(&self) -> &str {
         &self.inner.json
     }

@@ -1,9 +1,11 @@
 //! Who may do what: power levels.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use ruma::{OwnedUserId, UserId};
-use serde::Deserialize;
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::{AuthError, Pdu, RoomRules};
 
@@ -42,18 +44,59 @@ pub struct PowerLevels {
 #[derive(Clone, Debug, Default, Deserialize)]
 struct Content {
     #[serde(default)]
-    users: BTreeMap<String, i64>,
+    users: BTreeMap<String, Level>,
     #[serde(default)]
-    events: BTreeMap<String, i64>,
+    events: BTreeMap<String, Level>,
     #[serde(default)]
-    notifications: BTreeMap<String, i64>,
-    users_default: Option<i64>,
-    events_default: Option<i64>,
-    state_default: Option<i64>,
-    invite: Option<i64>,
-    kick: Option<i64>,
-    ban: Option<i64>,
-    redact: Option<i64>,
+    notifications: BTreeMap<String, Level>,
+    users_default: Option<Level>,
+    events_default: Option<Level>,
+    state_default: Option<Level>,
+    invite: Option<Level>,
+    kick: Option<Level>,
+    ban: Option<Level>,
+    redact: Option<Level>,
+}
+
+/// A level as the room has it: up to v9 it may be a string that holds an integer, or a number with
+/// a fraction, which is cut off. Since v10 the auth rules let neither in.
+#[derive(Clone, Copy, Debug)]
+struct Level(i64);
+
+impl<'de> Deserialize<'de> for Level {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyLevel)
+    }
+}
+
+struct AnyLevel;
+
+impl Visitor<'_> for AnyLevel {
+    type Value = Level;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an integer, or a string that holds one")
+    }
+
+    fn visit_i64<E: Error>(self, level: i64) -> Result<Level, E> {
+        Ok(Level(level))
+    }
+
+    fn visit_u64<E: Error>(self, level: u64) -> Result<Level, E> {
+        Ok(Level(i64::try_from(level).unwrap_or(i64::MAX)))
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the fraction is to be cut off, and what is out of range ends at the range"
+    )]
+    fn visit_f64<E: Error>(self, level: f64) -> Result<Level, E> {
+        Ok(Level(level as i64))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Level, E> {
+        text.trim().parse().map(Level).map_err(E::custom)
+    }
 }
 
 impl PowerLevels {
@@ -85,7 +128,7 @@ impl PowerLevels {
             None => 0,
             Some(content) => {
                 let own = content.users.get(user.as_str()).copied();
-                own.or(content.users_default).unwrap_or(0)
+                own.or(content.users_default).map_or(0, |level| level.0)
             }
         })
     }
@@ -96,7 +139,7 @@ impl PowerLevels {
             .content
             .as_ref()
             .and_then(|content| content.events.get(kind))
-            .copied();
+            .map(|level| level.0);
         own.unwrap_or_else(|| match state_key {
             Some(_) => self.level(|c| c.state_default, 50),
             None => self.level(|c| c.events_default, 0),
@@ -129,7 +172,7 @@ impl PowerLevels {
             .content
             .as_ref()
             .and_then(|content| content.notifications.get(key));
-        own.copied().unwrap_or(50)
+        own.map_or(50, |level| level.0)
     }
 
     /// Whether the user may send an event of this type.
@@ -143,8 +186,9 @@ impl PowerLevels {
         self.user(sender).reaches(self.redact()) || sender.server_name() == target.server_name()
     }
 
-    fn level(&self, field: impl Fn(&Content) -> Option<i64>, default: i64) -> i64 {
-        self.content.as_ref().and_then(field).unwrap_or(default)
+    fn level(&self, field: impl Fn(&Content) -> Option<Level>, default: i64) -> i64 {
+        let own = self.content.as_ref().and_then(field);
+        own.map_or(default, |level| level.0)
     }
 }
 

@@ -1,4 +1,4 @@
-//! State resolution v2 and v2.1, fed with differences.
+//! State resolution, fed with differences: what goes in and comes out, and v2 and v2.1 by ruma.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use ruma::state_res::utils::event_id_set::EventIdSet;
 use ruma::state_res::{Error, StateMap, resolve as ruma_resolve};
 use ruma::{EventId, OwnedEventId, RoomId};
 
-use crate::{Pdu, ResolveError, RoomRules, auth_types};
+use crate::{Pdu, ResolveError, RoomRules, auth_types, resolve_v1};
 
 /// The type and key of a state event.
 pub type StateKey = (String, String);
@@ -22,7 +22,7 @@ pub struct Conflict {
     /// set. More does no harm.
     pub base: BTreeMap<StateKey, OwnedEventId>,
     /// Events that are in the auth chain of some state and not of every one
-    /// (see [`auth_difference`](crate::auth_difference)).
+    /// (see [`auth_difference`](crate::auth_difference)); v1 needs none.
     pub auth_difference: HashSet<OwnedEventId>,
     /// The conflicted state subgraph (see [`conflicted_subgraph`](crate::conflicted_subgraph));
     /// used by v2.1 only.
@@ -121,9 +121,7 @@ pub fn resolve(
     rules: &RoomRules,
 ) -> Result<BTreeMap<StateKey, OwnedEventId>, ResolveError> {
     let Some(state_res) = rules.state_res() else {
-        return Err(ResolveError::Malformed(
-            "this room version resolves with v1".to_owned(),
-        ));
+        return resolve_v1::resolve(conflict, rules);
     };
     // ruma passes over events that it can't find, and would answer something else.
     if let Some(id) = conflict.missing(rules).into_iter().next() {

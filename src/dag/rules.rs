@@ -4,19 +4,62 @@
 //! here, and one code path reads it. The flags that the auth rules, redaction and signatures need
 //! are ruma's; a further version is one more row of [`TABLE`].
 
+use std::sync::LazyLock;
+
 use ruma::RoomVersionId;
 use ruma::room_version_rules::{
-    RoomIdFormatVersion, RoomVersionRules, StateResolutionV2Rules, StateResolutionVersion,
+    EventIdFormatVersion, EventsReferenceFormatVersion, RoomIdFormatVersion, RoomVersionRules,
+    StateResolutionV2Rules, StateResolutionVersion,
 };
 
-/// The identifiers of the room versions that this server can create, join and resolve.
-pub const SUPPORTED: &[&str] = &["10", "11", "12"];
+use crate::limits;
 
-static TABLE: &[RoomRules] = &[
-    RoomRules::new(RoomVersionId::V10, RoomVersionRules::V10),
-    RoomRules::new(RoomVersionId::V11, RoomVersionRules::V11),
-    RoomRules::new(RoomVersionId::V12, RoomVersionRules::V12),
+/// The identifiers of the room versions that this server can create, join and resolve: the
+/// specification's, and then those of proposals.
+pub const SUPPORTED: &[&str] = &[
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "6",
+    "7",
+    "8",
+    "9",
+    "10",
+    "11",
+    "12",
+    OWNED_STATE,
 ];
+
+/// Version 10 with owned state (MSC3757).
+pub(crate) const OWNED_STATE: &str = "org.matrix.msc3757.10";
+
+static TABLE: LazyLock<Vec<RoomRules>> = LazyLock::new(|| {
+    let mut table = vec![
+        RoomRules::before_11(RoomVersionId::V1, RoomVersionRules::V1),
+        RoomRules::before_11(RoomVersionId::V2, RoomVersionRules::V2),
+        RoomRules::before_11(RoomVersionId::V3, RoomVersionRules::V3),
+        RoomRules::before_11(RoomVersionId::V4, RoomVersionRules::V4),
+        RoomRules::before_11(RoomVersionId::V5, RoomVersionRules::V5),
+        RoomRules::before_11(RoomVersionId::V6, RoomVersionRules::V6),
+        RoomRules::before_11(RoomVersionId::V7, RoomVersionRules::V7),
+        RoomRules::before_11(RoomVersionId::V8, RoomVersionRules::V8),
+        RoomRules::before_11(RoomVersionId::V9, RoomVersionRules::V9),
+        RoomRules::before_11(RoomVersionId::V10, RoomVersionRules::V10),
+        RoomRules::new(RoomVersionId::V11, RoomVersionRules::V11),
+        RoomRules::new(RoomVersionId::V12, RoomVersionRules::V12),
+    ];
+    // The name is within the grammar of room versions, so this always adds a row.
+    table.extend(
+        RoomVersionId::try_from(OWNED_STATE).map(|version| RoomRules {
+            stable: false,
+            owned_state: true,
+            ..RoomRules::new(version, RoomVersionRules::V10)
+        }),
+    );
+    table
+});
 
 /// What a room version asks for.
 #[derive(Debug)]
@@ -24,11 +67,27 @@ pub struct RoomRules {
     /// The version that these rules belong to.
     pub version: RoomVersionId,
     rules: RoomVersionRules,
+    stable: bool,
+    owned_state: bool,
+    sizes_in_characters: bool,
 }
 
 impl RoomRules {
-    const fn new(version: RoomVersionId, rules: RoomVersionRules) -> Self {
-        Self { version, rules }
+    fn new(version: RoomVersionId, rules: RoomVersionRules) -> Self {
+        Self {
+            version,
+            rules,
+            stable: true,
+            owned_state: false,
+            sizes_in_characters: false,
+        }
+    }
+
+    fn before_11(version: RoomVersionId, rules: RoomVersionRules) -> Self {
+        Self {
+            sizes_in_characters: true,
+            ..Self::new(version, rules)
+        }
     }
 
     /// The rules of a version, or `None` if this server doesn't support it.
@@ -36,9 +95,57 @@ impl RoomRules {
         TABLE.iter().find(|row| row.version == *version)
     }
 
-    /// All rows of the table, oldest version first.
+    /// All rows of the table, oldest version first, those of proposals last.
     pub fn all() -> &'static [Self] {
-        TABLE
+        &TABLE
+    }
+
+    /// Whether the specification has the version, and not a proposal only.
+    pub fn is_stable(&self) -> bool {
+        self.stable
+    }
+
+    /// A state key that begins with a user's id belongs to that user, whatever follows after an
+    /// underscore, and to those with more power than they have (MSC3757).
+    pub fn owned_state(&self) -> bool {
+        self.owned_state
+    }
+
+    /// The limit of 255 for ids, types and state keys is one of characters and not of bytes. That
+    /// is what servers enforced before v11, so that such events are in older rooms.
+    pub fn sizes_in_characters(&self) -> bool {
+        self.sizes_in_characters
+    }
+
+    /// The greatest size of a state key.
+    pub fn state_key_size(&self) -> usize {
+        if self.owned_state {
+            limits::OWNED_STATE_KEY
+        } else {
+            limits::ID_BYTES
+        }
+    }
+
+    /// The sender chooses the id of an event, `$opaque:server`, and it stands in the event (v1,
+    /// v2); later it is a hash of the event.
+    pub fn event_id_is_chosen(&self) -> bool {
+        self.rules.event_id_format == EventIdFormatVersion::V1
+    }
+
+    /// The id of an event is its hash in base64 with `-` and `_` (v4); in v3 it has `+` and `/`.
+    pub fn event_id_is_url_safe(&self) -> bool {
+        self.rules.event_id_format == EventIdFormatVersion::V3
+    }
+
+    /// `prev_events` and `auth_events` hold pairs of an id and a hash, not just ids (v1, v2).
+    pub fn references_have_hashes(&self) -> bool {
+        self.rules.events_reference_format == EventsReferenceFormatVersion::V1
+    }
+
+    /// The auth rules say who may redact, so that a redaction that was let in applies (v1, v2).
+    /// Later that is asked when it meets its target.
+    pub fn redactions_are_authorised(&self) -> bool {
+        self.rules.authorization.special_case_room_redaction
     }
 
     /// The flags in ruma's form.
@@ -124,7 +231,25 @@ mod tests {
             .map(|row| row.version.as_str())
             .collect();
         assert_eq!(rows, SUPPORTED);
-        assert!(RoomRules::of(&RoomVersionId::V9).is_none());
+        assert!(RoomRules::of(&RoomVersionId::try_from("13").unwrap()).is_none());
+    }
+
+    #[test]
+    fn event_ids_became_hashes_and_then_url_safe() {
+        let formats = |version: &str| {
+            let rules = crate::testing::rules(version);
+            (
+                rules.event_id_is_chosen(),
+                rules.references_have_hashes(),
+                rules.event_id_is_url_safe(),
+            )
+        };
+        assert_eq!(formats("1"), (true, true, false));
+        assert_eq!(formats("2"), (true, true, false));
+        assert_eq!(formats("3"), (false, false, false));
+        assert_eq!(formats("4"), (false, false, true));
+        assert_eq!(formats("12"), (false, false, true));
+        assert_eq!(formats(OWNED_STATE), formats("10"));
     }
 
     #[test]

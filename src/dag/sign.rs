@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ruma::canonical_json::RedactingSerializer;
 use ruma::signatures::{KeyPair as _, verify_canonical_json_bytes};
 use ruma::{
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::format::{object, signed_bytes};
 use crate::keys::LENIENT;
-use crate::{FormatError, Pdu, RoomRules, SignatureError, SigningKey, VerifyKeys};
+use crate::{FormatError, Pdu, Reference, RoomRules, SignatureError, SigningKey, VerifyKeys};
 
 /// An event to be made: everything but hash, signature and id.
 #[derive(Clone, Debug)]
@@ -32,9 +33,9 @@ pub struct Draft {
     /// The target of a redaction; it is written where the room version has it.
     pub redacts: Option<OwnedEventId>,
     /// The forward extremities that it follows.
-    pub prev_events: Vec<OwnedEventId>,
+    pub prev_events: Vec<Reference>,
     /// The state events that allow it.
-    pub auth_events: Vec<OwnedEventId>,
+    pub auth_events: Vec<Reference>,
     /// One more than the greatest depth among `prev_events`.
     pub depth: u64,
     /// Milliseconds since 1970.
@@ -45,8 +46,9 @@ impl Draft {
     /// The event without hash and signature: what `make_join` and its kin hand out.
     pub fn to_object(&self, rules: &RoomRules) -> Result<CanonicalJsonObject, FormatError> {
         let text = |s: &str| CanonicalJsonValue::String(s.to_owned());
-        let ids = |ids: &[OwnedEventId]| {
-            CanonicalJsonValue::Array(ids.iter().map(|id| text(id.as_str())).collect())
+        let references = |to: &[Reference]| {
+            let entries: Result<_, _> = to.iter().map(|to| to.to_json(rules)).collect();
+            entries.map(CanonicalJsonValue::Array)
         };
         let number = |field: &'static str, n: u64| {
             ruma::Int::try_from(n)
@@ -72,8 +74,8 @@ impl Draft {
         event.insert("sender".to_owned(), text(self.sender.as_str()));
         event.insert("type".to_owned(), text(&self.kind));
         event.insert("content".to_owned(), CanonicalJsonValue::Object(content));
-        event.insert("prev_events".to_owned(), ids(&self.prev_events));
-        event.insert("auth_events".to_owned(), ids(&self.auth_events));
+        event.insert("prev_events".to_owned(), references(&self.prev_events)?);
+        event.insert("auth_events".to_owned(), references(&self.auth_events)?);
         event.insert("depth".to_owned(), number("depth", self.depth)?);
         let ts = number("origin_server_ts", self.origin_server_ts)?;
         event.insert("origin_server_ts".to_owned(), ts);
@@ -100,6 +102,12 @@ pub fn sign_object(
 ) -> Result<Pdu, FormatError> {
     for field in ["unsigned", "event_id", "signatures", "hashes"] {
         event.remove(field);
+    }
+    if rules.event_id_is_chosen() {
+        // Anything that nobody else chooses will do; a hash needs no randomness.
+        let opaque = URL_SAFE_NO_PAD.encode(content_hash(&event)?);
+        let id = CanonicalJsonValue::String(format!("${opaque}:{server}"));
+        event.insert("event_id".to_owned(), id);
     }
     let hash = CanonicalJsonValue::String(LENIENT.encode(content_hash(&event)?));
     let hashes = CanonicalJsonObject::from([("sha256".to_owned(), hash)]);
@@ -181,7 +189,7 @@ pub enum Verified {
 /// signed with, so that the caller can fetch keys before [`verify`].
 ///
 /// That is the sender's server, unless the event is an invite made from a third-party invite
-/// (whose proof is in the event and in the room), and since v8 the server of the user who lets a
+/// (whose proof is in the event and in the room); up to v2 the server in the event's id; and since v8 the server of the user who lets a
 /// restricted join in (auth rules of v8, 4.2).
 pub fn required_signatures(
     pdu: &Pdu,
@@ -311,6 +319,9 @@ fn required_servers(
         && field("third_party_invite").is_some_and(CanonicalJsonValue::is_object);
     if !by_third_party {
         servers.insert(pdu.sender().server_name().to_owned());
+    }
+    if rules.ruma().signatures.check_event_id_server {
+        servers.extend(pdu.event_id().server_name().map(ToOwned::to_owned));
     }
     if rules
         .ruma()

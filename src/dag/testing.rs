@@ -19,8 +19,8 @@ use ruma::{EventId, OwnedEventId, RoomVersionId, server_name};
 use serde_json::{Value, json};
 
 use crate::{
-    AuthError, Draft, Pdu, RoomRules, SigningKey, StateKey, auth_types, check_auth_events,
-    check_state, sign,
+    AuthError, Draft, Pdu, Reference, RoomRules, SigningKey, StateKey, auth_types,
+    check_auth_events, check_state, sign,
 };
 
 pub(crate) type State = BTreeMap<StateKey, OwnedEventId>;
@@ -127,16 +127,20 @@ impl Room {
             state_key: said.state_key,
             content,
             redacts: None,
-            prev_events: branch.heads.clone(),
+            prev_events: branch.heads.iter().map(|id| self.to(id)).collect(),
             auth_events: wanted
                 .iter()
                 .filter_map(|key| branch.state.get(key))
-                .cloned()
+                .map(|id| self.to(id))
                 .collect(),
             depth: branch.depth + 1,
             origin_server_ts: self.clock,
         };
         sign(draft, self.rules, server_name!("one"), &key()).unwrap()
+    }
+
+    fn to(&self, id: &EventId) -> Reference {
+        Reference::to(&self.events[id], self.rules).unwrap()
     }
 
     pub fn check(&self, branch: &Branch, pdu: &Pdu) -> Result<(), AuthError> {

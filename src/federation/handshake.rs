@@ -8,7 +8,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use resuni_dag::{Draft, Pdu, RoomRules, SUPPORTED, SigningKey, sign};
+use resuni_dag::{Draft, Pdu, Reference, RoomRules, SUPPORTED, SigningKey, sign};
 use resuni_rooms::{OutOfBand, Received, RestrictedJoin, RoomError, Rooms};
 use resuni_store::SharedClock;
 use ruma::{
@@ -184,6 +184,7 @@ impl Handshakes {
         content.insert("membership".to_owned(), "leave".into());
         let content = serde_json::value::to_raw_value(&content)
             .map_err(|e| FederationError::bad_json(e.to_string()))?;
+        let before_it = Reference::to(&before, rules).map_err(RoomError::from)?;
         let draft = Draft {
             room_id: Some(handshake.room.to_owned()),
             sender: handshake.user.to_owned(),
@@ -191,8 +192,8 @@ impl Handshakes {
             state_key: Some(handshake.user.to_string()),
             content,
             redacts: None,
-            prev_events: vec![before.event_id().to_owned()],
-            auth_events: vec![before.event_id().to_owned()],
+            prev_events: vec![before_it.clone()],
+            auth_events: vec![before_it],
             depth: before.depth().saturating_add(1),
             origin_server_ts: self.clock.now_ms(),
         };

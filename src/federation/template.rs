@@ -4,8 +4,8 @@
 //! the answer is signed as it is: a new event is made that takes only its place in the graph from it, and the
 //! fields that the specification makes the caller compare are compared (v1.18; see also CVE-2026-24471).
 
-use resuni_dag::{Draft, RoomRules, limits};
-use ruma::{OwnedEventId, OwnedUserId, RoomId, ServerName, UserId};
+use resuni_dag::{Draft, Reference, RoomRules, limits};
+use ruma::{OwnedUserId, RoomId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
@@ -28,8 +28,8 @@ struct Template {
     sender: String,
     state_key: String,
     content: Content,
-    prev_events: Vec<OwnedEventId>,
-    auth_events: Vec<OwnedEventId>,
+    prev_events: Vec<Reference>,
+    auth_events: Vec<Reference>,
     depth: u64,
 }
 

@@ -282,10 +282,7 @@ async fn read(view: &RoomView, event: EventNum) -> Result<Option<Read>, FeedErro
 
 /// The new content that its author gave a post (client-server API, "Event replacements").
 async fn newest_edit(view: &RoomView, post: &Pdu) -> Result<Option<Value>, FeedError> {
-    let Some(hash) = EventHash::of(post.event_id()) else {
-        return Ok(None);
-    };
-    let range = ScanRange::prefix(&(view.num(), hash));
+    let range = ScanRange::prefix(&(view.num(), EventHash::of(post.event_id())));
     let relations = view
         .snapshot()
         .scan(&RELATIONS, range, Direction::Backward, RELATIONS_READ)

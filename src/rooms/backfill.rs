@@ -14,7 +14,6 @@ use crate::{
     receive::Refs,
     rooms::Rooms,
     tables::{Place, TIMELINE},
-    work::hash_of,
 };
 
 /// Events that are laid at a time: a batch and a lane's patience are bounded.
@@ -108,7 +107,7 @@ impl Line<'_> {
         done: &mut Backfilled,
         waiting: &mut HashSet<OwnedEventId>,
     ) -> Result<Option<Judged>, RoomError> {
-        if let Some(num) = self.work.reader.event_num_of(hash_of(&pdu)?).await?
+        if let Some(num) = self.work.reader.event_num(pdu.event_id()).await?
             && self.work.reader.event_row(num).await?.place.has_state()
         {
             return Ok(None);

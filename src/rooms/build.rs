@@ -1,7 +1,7 @@
 //! From what somebody wants to say to an event with its place in the graph, hashed and signed.
 
-use resuni_dag::{Draft, Pdu, auth_types, limits, sign};
-use ruma::{OwnedEventId, UserId};
+use resuni_dag::{Draft, Pdu, Reference, auth_types, limits, sign};
+use ruma::{EventId, UserId};
 
 use crate::{
     error::RoomError,
@@ -54,6 +54,10 @@ pub(crate) async fn draft(
     event: NewEvent,
 ) -> Result<(Draft, Vec<EventNum>), RoomError> {
     let (auth, auth_events) = auth_events(work, spot.before, sender, &event).await?;
+    let mut prev_events = Vec::with_capacity(spot.prev.len());
+    for tip in &spot.prev {
+        prev_events.push(reference(work, tip.event, &tip.id).await?);
+    }
     // The id of a room of version 12 is the hash of its create event.
     let derived = event.kind == "m.room.create" && work.rules.room_id_is_create_hash();
     let draft = Draft {
@@ -63,7 +67,7 @@ pub(crate) async fn draft(
         state_key: event.state_key,
         content: event.content,
         redacts: event.redacts,
-        prev_events: spot.prev.iter().map(|tip| tip.id.clone()).collect(),
+        prev_events,
         auth_events,
         depth: spot.depth,
         origin_server_ts: event.timestamp.unwrap_or_else(|| work.rooms.clock.now_ms()),
@@ -77,7 +81,7 @@ async fn auth_events(
     before: SnapNum,
     sender: &UserId,
     event: &NewEvent,
-) -> Result<(Vec<EventNum>, Vec<OwnedEventId>), RoomError> {
+) -> Result<(Vec<EventNum>, Vec<Reference>), RoomError> {
     let types = auth_types(
         &event.kind,
         sender,
@@ -86,17 +90,26 @@ async fn auth_events(
         work.rules,
     )
     .map_err(|error| RoomError::bad("M_BAD_JSON", error.0))?;
-    let (mut nums, mut ids) = (
+    let (mut nums, mut references) = (
         Vec::with_capacity(types.len()),
         Vec::with_capacity(types.len()),
     );
     for (kind, key) in types {
         if let Some(num) = work.reader.state_event(before, &kind, &key).await? {
             nums.push(num);
-            ids.push(work.reader.event_id(num).await?);
+            let id = work.reader.event_id(num).await?;
+            references.push(reference(work, num, &id).await?);
         }
     }
-    Ok((nums, ids))
+    Ok((nums, references))
+}
+
+/// How the events of this room name another one: with its hash up to version 2.
+async fn reference(work: &Work<'_>, num: EventNum, id: &EventId) -> Result<Reference, RoomError> {
+    if !work.rules.references_have_hashes() {
+        return Ok(id.to_owned().into());
+    }
+    Ok(Reference::to(&work.reader.pdu(num).await?, work.rules)?)
 }
 
 /// Hashed, signed, within the limits, and what the auth rules will look at.
@@ -105,6 +118,17 @@ pub(crate) async fn seal(
     draft: Draft,
     before: SnapNum,
 ) -> Result<(Pdu, AuthState), RoomError> {
+    // Events of other servers may be longer in old rooms, ours are not.
+    let long = |text: &str, max| text.len() > max;
+    if long(&draft.kind, limits::ID_BYTES)
+        || draft
+            .state_key
+            .as_ref()
+            .is_some_and(|key| long(key, work.rules.state_key_size()))
+    {
+        let message = "an event type or a state key is too long".to_owned();
+        return Err(RoomError::TooLarge(message));
+    }
     let pdu = sign(
         draft,
         work.rules,

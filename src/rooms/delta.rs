@@ -19,8 +19,10 @@ use crate::{
         OUTLIERS, OutlierRow, Place, REDACTED_OUTLIERS, ROOM_SERVERS, SERVER_ROOMS, TIMELINE, TXNS,
         TimelineRow, USER_ROOMS, UserRoom, flags,
     },
-    types::{EventHash, EventNum, Membership, RoomNum, ServerNum, SnapNum, UserNum, server_of},
-    work::{Work, hash_of},
+    types::{
+        EventHash, EventNum, Membership, RoomNum, ServerNum, SnapNum, StoredId, UserNum, server_of,
+    },
+    work::Work,
 };
 
 /// Events that are remembered as naming the same missing one.
@@ -54,7 +56,7 @@ pub(crate) async fn put_event(
     room: RoomNum,
     event: Judged,
 ) -> Result<(), RoomError> {
-    let (num, hash) = (event.num, hash_of(&event.pdu)?);
+    let (num, hash) = (event.num, EventHash::of(event.pdu.event_id()));
     let row = row_of(work, room, &event).await?;
     let sender = row.sender;
     work.batch.put(&EVENTS, &num, &row);
@@ -62,15 +64,7 @@ pub(crate) async fn put_event(
     match event.place {
         Place::Timeline { position, sub } => {
             let gap = put_edges(work, room, num, hash, &event).await?;
-            put_timeline(
-                work,
-                room,
-                (num, hash),
-                (position, sub),
-                gap,
-                sender,
-                &event,
-            );
+            put_timeline(work, room, num, (position, sub), gap, sender, &event);
             relations::put(work, room, (num, hash), sender, (position, sub), &event).await?;
         }
         _ => {
@@ -122,7 +116,7 @@ pub(crate) async fn row_of(
     };
     Ok(EventRow {
         room,
-        id: hash_of(&event.pdu)?,
+        id: StoredId::of(event.pdu.event_id()),
         place: event.place,
         snap_before: event.before,
         snap_after: event.after,
@@ -137,7 +131,7 @@ pub(crate) async fn row_of(
 fn put_timeline(
     work: &mut Work<'_>,
     room: RoomNum,
-    (num, id): (EventNum, EventHash),
+    num: EventNum,
     (position, sub): (Position, u32),
     gap: bool,
     sender: UserNum,
@@ -148,7 +142,7 @@ fn put_timeline(
     }
     let row = TimelineRow {
         event: num,
-        id,
+        id: StoredId::of(event.pdu.event_id()),
         snap_before: event.before,
         flags: event_flags(work, &event.pdu) | if gap { flags::GAP } else { 0 },
         received_ts: event.now,
@@ -210,9 +204,7 @@ async fn put_edges(
     work.batch.delete(&MISSING, &(room, hash));
     let mut gap = false;
     for prev in event.pdu.prev_events() {
-        let Some(prev_hash) = EventHash::of(prev) else {
-            continue;
-        };
+        let prev_hash = EventHash::of(prev);
         if let Some(prev) = work.reader.event_num_of(prev_hash).await?
             && work.reader.event_row(prev).await?.place.has_state()
         {

@@ -18,7 +18,7 @@ use crate::{
     rooms::Rooms,
     tables::{Head, LOCAL_MEMBERS, Place, STATE_AT, TOPIC_EVENT, flags},
     types::{EventNum, SnapNum, server_of},
-    work::{Work, hash_of},
+    work::Work,
 };
 
 /// Our members who are asked to tie loose ends until one may.
@@ -106,7 +106,7 @@ impl<'a> Line<'a> {
         let (pdu, state) = build::seal(&self.work, draft, spot.before).await?;
         judge_own(&pdu, self.work.rules, &state).map_err(RoomError::Forbidden)?;
         self.check_against_head(&pdu, spot.before).await?;
-        let num = self.work.new_event(hash_of(&pdu)?);
+        let num = self.work.new_event(pdu.event_id());
         let after = self.state_with(spot.before, num, &pdu).await?;
         let generation = build::generation(&self.work, &auth).await?;
         let id = pdu.event_id().to_owned();

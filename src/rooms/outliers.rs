@@ -12,7 +12,6 @@ use crate::{
     rooms::Rooms,
     tables::Place,
     types::SnapNum,
-    work::hash_of,
 };
 
 /// Outliers after which other tasks get their turn.
@@ -80,8 +79,7 @@ impl Line<'_> {
         create: Option<&OwnedEventId>,
         done: &mut Outliers,
     ) -> Result<(), RoomError> {
-        let hash = hash_of(&pdu)?;
-        if let Some(num) = self.work.reader.event_num_of(hash).await?
+        if let Some(num) = self.work.reader.event_num(pdu.event_id()).await?
             && self.work.reader.event_row(num).await?.place != Place::Unchecked
         {
             return Ok(());

@@ -194,15 +194,11 @@ impl RoomView {
     }
 
     async fn gap(&self, token: TimelineToken, row: &TimelineRow) -> Result<Option<Gap>, RoomError> {
-        let pdu = crate::reader::stored_pdu(row.id, row.pdu.clone())?;
+        let pdu = crate::reader::stored_pdu(&row.id, row.pdu.clone())?;
         let mut missing = Vec::new();
         for id in pdu.prev_events() {
-            if let Some(hash) = EventHash::of(id)
-                && self
-                    .snapshot()
-                    .contains(&MISSING, &(self.num(), hash))
-                    .await?
-            {
+            let key = (self.num(), EventHash::of(id));
+            if self.snapshot().contains(&MISSING, &key).await? {
                 missing.push(id.clone());
             }
         }

@@ -15,7 +15,7 @@ use crate::{
     tree::{self, Change, Nodes},
     types::{
         EventHash, EventNum, NodeNum, ROOM_NUMBERS, RoomNum, STATE_KEY_NUMBERS, SnapNum,
-        StateKeyNum, USER_NUMBERS, UserNum, split_state_key_name, state_key_name,
+        StateKeyNum, StoredId, USER_NUMBERS, UserNum, split_state_key_name, state_key_name,
     },
 };
 
@@ -33,7 +33,7 @@ pub(crate) struct Reader {
 #[derive(Clone, Default)]
 pub(crate) struct Fresh {
     pub ids: HashMap<EventHash, EventNum>,
-    pub hashes: HashMap<EventNum, EventHash>,
+    pub names: HashMap<EventNum, StoredId>,
     pub events: HashMap<EventNum, (EventRow, Pdu)>,
     pub nodes: HashMap<NodeNum, Arc<Node>>,
     pub snaps: HashMap<SnapNum, Snap>,
@@ -105,10 +105,7 @@ impl Reader {
 
     /// The number of an event, if it is kept at all: in the timeline, as an outlier, rejected or soft-failed.
     pub async fn event_num(&self, id: &EventId) -> Result<Option<EventNum>, StoreError> {
-        match EventHash::of(id) {
-            Some(hash) => self.event_num_of(hash).await,
-            None => Ok(None),
-        }
+        self.event_num_of(EventHash::of(id)).await
     }
 
     pub async fn event_num_of(&self, hash: EventHash) -> Result<Option<EventNum>, StoreError> {
@@ -128,8 +125,8 @@ impl Reader {
 
     /// Its id.
     pub async fn event_id(&self, num: EventNum) -> Result<OwnedEventId, StoreError> {
-        if let Some(hash) = self.fresh.hashes.get(&num) {
-            return Ok(hash.to_id());
+        if let Some(id) = self.fresh.names.get(&num) {
+            return Ok(id.to_id());
         }
         if let Some(pdu) = self.caches.pdu(num) {
             return Ok(pdu.event_id().to_owned());
@@ -163,7 +160,7 @@ impl Reader {
         };
         let json = json
             .ok_or_else(|| missing_row("timelines", format!("the event {} has no JSON", num.0)))?;
-        let pdu = stored_pdu(row.id, json)?;
+        let pdu = stored_pdu(&row.id, json)?;
         self.caches.keep_pdu(num, pdu.clone());
         Ok(pdu)
     }
@@ -313,7 +310,7 @@ impl Reader {
 }
 
 /// An event from our own rows.
-pub(crate) fn stored_pdu(id: EventHash, json: String) -> Result<Pdu, StoreError> {
+pub(crate) fn stored_pdu(id: &StoredId, json: String) -> Result<Pdu, StoreError> {
     Pdu::from_canonical(id.to_id(), json)
         .map_err(|error| missing_row("events", format!("the event {id:?}: {error}")))
 }

@@ -17,7 +17,7 @@ use crate::{
     rooms::Rooms,
     tables::Place,
     types::{EventNum, RoomNum, SnapNum},
-    work::{Work, hash_of},
+    work::Work,
 };
 
 /// How far the way from an event to the extremities it follows may lead over soft-failed and rejected events.
@@ -160,8 +160,7 @@ impl Line<'_> {
         pdu: Pdu,
         state: Option<Vec<OwnedEventId>>,
     ) -> Result<Received, RoomError> {
-        let hash = hash_of(&pdu)?;
-        if let Some(num) = self.work.reader.event_num_of(hash).await?
+        if let Some(num) = self.work.reader.event_num(pdu.event_id()).await?
             && self.work.reader.event_row(num).await?.place.has_state()
         {
             return Ok(Received::Known);
@@ -306,7 +305,7 @@ impl Line<'_> {
         before: SnapNum,
         accepted: bool,
     ) -> Result<Judged, RoomError> {
-        let num = self.work.event(hash_of(&pdu)?).await?;
+        let num = self.work.event(pdu.event_id()).await?;
         let after = if accepted {
             self.state_with(before, num, &pdu).await?
         } else {

@@ -1,10 +1,14 @@
 //! Events of our own users.
 
-use resuni_dag::Pdu;
+use std::collections::BTreeMap;
+
+use resuni_dag::{Pdu, creators, state_owner};
 use resuni_store::StoreError;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId,
 };
+
+use serde::de::IgnoredAny;
 
 use crate::{
     error::RoomError,
@@ -55,6 +59,7 @@ impl Rooms {
         let mut line = line
             .filter(|line| line.live.head.is_some())
             .ok_or(RoomError::UnknownRoom(room))?;
+        check_request(&line, &event).await?;
         if let Some(done) = already(&line, sender, &event, txn.as_ref()).await? {
             lane.leave(line.live);
             self.settle().await?;
@@ -116,6 +121,47 @@ fn redacts_in_content(event: &NewEvent) -> Result<OwnedEventId, RoomError> {
                 "a redaction names the event it redacts in `redacts`",
             )
         })
+}
+
+/// What the auth rules would refuse whoever sends it: a mistake in the request and not a lack of power.
+async fn check_request(line: &Line<'_>, event: &NewEvent) -> Result<(), RoomError> {
+    state_owner(&event.kind, event.state_key.as_deref(), line.work.rules)
+        .map_err(|error| RoomError::bad("M_BAD_JSON", error.0))?;
+    check_levels(line, event).await
+}
+
+/// A creator whom power levels list, in a room whose creators stand above them (v12, MSC4289).
+async fn check_levels(line: &Line<'_>, event: &NewEvent) -> Result<(), RoomError> {
+    let levels = event.kind == "m.room.power_levels" && event.state_key.as_deref() == Some("");
+    let Some(head) = line.live.head.as_ref().filter(|_| levels) else {
+        return Ok(());
+    };
+    if !line.work.rules.creators_are_privileged() {
+        return Ok(());
+    }
+    #[derive(serde::Deserialize)]
+    struct Content {
+        #[serde(default)]
+        users: BTreeMap<String, IgnoredAny>,
+    }
+    let Ok(content) = serde_json::from_str::<Content>(event.content.get()) else {
+        return Ok(());
+    };
+    let reader = &line.work.reader;
+    let Some(create) = reader.state_pdu(head.snap, "m.room.create", "").await? else {
+        return Ok(());
+    };
+    let creators = creators(&create, line.work.rules).map_err(|e| RoomError::Inconsistent(e.0))?;
+    match creators
+        .iter()
+        .find(|user| content.users.contains_key(user.as_str()))
+    {
+        Some(creator) => Err(RoomError::bad(
+            "M_INVALID_PARAM",
+            format!("{creator} is a creator of the room and can't be listed in its power levels"),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The event that answers a request without sending anything.

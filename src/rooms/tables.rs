@@ -8,8 +8,12 @@ use ruma::OwnedRoomId;
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    EventHash, EventNum, Membership, NodeNum, RoomNum, ServerNum, SnapNum, StateKeyNum, UserNum,
+    EventHash, EventNum, Membership, NodeNum, RoomNum, ServerNum, SnapNum, StateKeyNum, StoredId,
+    UserNum,
 };
+
+/// Rows as they were when every event id was a hash.
+mod v1;
 
 /// What is known of a room. There is a row for each room we ever had an event, an invite or a knock of.
 pub static ROOMS: Table<RoomNum, RoomRow> = Table::new(0x0201, "rooms");
@@ -158,7 +162,7 @@ pub struct EventRow {
     /// The room.
     pub room: RoomNum,
     /// Its id.
-    pub id: EventHash,
+    pub id: StoredId,
     /// Where it is.
     pub place: Place,
     /// The state before it; `SnapNum::EMPTY` for outliers, for which none is known.
@@ -177,7 +181,7 @@ pub struct EventRow {
     /// Type and state key, of a state event.
     pub state_key: Option<StateKeyNum>,
 }
-versioned!(EventRow, 1);
+versioned!(EventRow, 2, from 1 => v1::EventRow);
 
 /// A row of [`TIMELINE`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,7 +189,7 @@ pub struct TimelineRow {
     /// The event.
     pub event: EventNum,
     /// Its id.
-    pub id: EventHash,
+    pub id: StoredId,
     /// The state before it.
     pub snap_before: SnapNum,
     /// Bits: see [`flags`].
@@ -197,7 +201,7 @@ pub struct TimelineRow {
     /// The canonical JSON that was signed.
     pub pdu: String,
 }
-versioned!(TimelineRow, 1);
+versioned!(TimelineRow, 2, from 1 => v1::TimelineRow);
 
 /// Bits of `TimelineRow::flags` and `EventLog::flags`.
 pub mod flags {

@@ -7,6 +7,7 @@ use std::{fmt, str::FromStr};
 use resuni_store::{Corrupt, Key, Namespace, Position};
 use ruma::{EventId, OwnedEventId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// Rooms by their full id.
 pub static ROOM_NUMBERS: Namespace = Namespace::new(0x01, "rooms");
@@ -58,21 +59,67 @@ impl NodeNum {
     pub const EMPTY: Self = Self(0);
 }
 
-/// The 32 bytes behind an event id of room version 4 and later (`$` and their base64).
+/// What stands for an event id in the keys of tables: the hash that an id is since room version 4
+/// (`$` and its base64). Of any other id, as versions 1 to 3 have them, it is the SHA-256, which nobody
+/// can make equal to the hash of another event.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EventHash(pub [u8; 32]);
 
 impl EventHash {
-    /// The hash in an event id; `None` for an id that is not a reference hash (versions 1 to 3).
-    pub fn of(id: &EventId) -> Option<Self> {
-        decode_base64url(id.as_str().strip_prefix('$')?).map(Self)
+    /// The key of an event id.
+    pub fn of(id: &EventId) -> Self {
+        Self(hash_in(id).unwrap_or_else(|| Sha256::digest(id.as_str()).into()))
+    }
+}
+
+/// The 32 bytes of an id of room version 4 or later.
+fn hash_in(id: &EventId) -> Option<[u8; 32]> {
+    decode_base64url(id.as_str().strip_prefix('$')?)
+}
+
+/// An event id as rows hold it: from it the id can be written out again.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoredId {
+    /// Of room version 4 and later: the hash that the id is.
+    Hash(EventHash),
+    /// Of versions 1 to 3: the id itself.
+    Text(String),
+}
+
+impl StoredId {
+    /// The short form of an id.
+    pub fn of(id: &EventId) -> Self {
+        match hash_in(id) {
+            Some(hash) => Self::Hash(EventHash(hash)),
+            None => Self::Text(id.as_str().to_owned()),
+        }
+    }
+
+    /// What stands for it in keys.
+    pub fn key(&self) -> EventHash {
+        match self {
+            Self::Hash(hash) => *hash,
+            Self::Text(id) => EventHash(Sha256::digest(id).into()),
+        }
     }
 
     /// The event id, written out.
-    pub fn to_id(self) -> OwnedEventId {
-        let text = format!("${}", encode_base64url(&self.0));
-        // The text is `$` and 43 characters of base64: within the grammar of event ids.
-        OwnedEventId::try_from(text).unwrap_or_else(|_| unreachable!("a hash is a valid event id"))
+    pub fn to_id(&self) -> OwnedEventId {
+        let id = match self {
+            Self::Hash(hash) => OwnedEventId::try_from(format!("${}", encode_base64url(&hash.0))),
+            Self::Text(id) => OwnedEventId::try_from(id.as_str()),
+        };
+        // `$` and 43 characters of base64, and what was an event id when it was stored.
+        id.unwrap_or_else(|_| unreachable!("a stored id is a valid one"))
+    }
+}
+
+impl fmt::Debug for StoredId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hash(hash) => hash.fmt(f),
+            Self::Text(id) => f.write_str(id),
+        }
     }
 }
 
@@ -279,23 +326,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn event_ids_survive_the_way_to_bytes_and_back() {
-        for id in [
-            "$acR1l0raoZnm60CBwAVgqbZqoO/mYU81xysh1u7XcJk",
-            "$short",
-            "$h29iv0s8:example.com",
-        ] {
-            assert_eq!(
-                EventHash::of(&OwnedEventId::try_from(id).unwrap()),
-                None,
-                "{id}"
-            );
+    fn event_ids_survive_the_way_to_rows_and_back() {
+        let ids = [
+            // Versions 4, 3 and 1.
+            ("$Rqnc-F-dvnEYJTyHq_iKxU2bZ1CI92-kuZq3a5lr5Zg", true),
+            ("$acR1l0raoZnm60CBwAVgqbZqoO/mYU81xysh1u7XcJk", false),
+            ("$h29iv0s8:example.com", false),
+            // The same bits as the first but for the two that base64 drops: another id.
+            ("$Rqnc-F-dvnEYJTyHq_iKxU2bZ1CI92-kuZq3a5lr5Zh", false),
+            ("$short", false),
+        ];
+        let mut keys = std::collections::HashSet::new();
+        for (text, is_hash) in ids {
+            let id = OwnedEventId::try_from(text).unwrap();
+            let stored = StoredId::of(&id);
+            assert_eq!(matches!(stored, StoredId::Hash(_)), is_hash, "{text}");
+            assert_eq!(stored.to_id(), id);
+            assert_eq!(stored.key(), EventHash::of(&id));
+            assert!(keys.insert(stored.key()), "{text}");
+            let row = postcard::to_allocvec(&stored).unwrap();
+            assert_eq!(postcard::from_bytes::<StoredId>(&row).unwrap(), stored);
         }
-        let id = OwnedEventId::try_from("$Rqnc-F-dvnEYJTyHq_iKxU2bZ1CI92-kuZq3a5lr5Zg").unwrap();
-        assert_eq!(EventHash::of(&id).unwrap().to_id(), id);
-        // The same bits but for the two that base64 drops: not the same id.
-        let other = OwnedEventId::try_from("$Rqnc-F-dvnEYJTyHq_iKxU2bZ1CI92-kuZq3a5lr5Zh").unwrap();
-        assert_eq!(EventHash::of(&other), None);
     }
 
     #[test]

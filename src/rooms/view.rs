@@ -492,7 +492,7 @@ impl Reader {
             let json = json.ok_or_else(|| {
                 missing_row("timelines", format!("the event {} has no JSON", num.0))
             })?;
-            let pdu = stored_pdu(row.id, json)?;
+            let pdu = stored_pdu(&row.id, json)?;
             self.caches.keep_pdu(*num, pdu.clone());
             pdus.push(pdu);
         }

@@ -4,19 +4,18 @@ use std::{collections::HashMap, sync::Arc};
 
 use resuni_dag::{Lattice, Pdu, RoomRules};
 use resuni_store::{Applied, Batch, CommitError, Position, StoreError};
-use ruma::UserId;
+use ruma::{EventId, UserId};
 
 use crate::{
     cache::AuthEdges,
-    error::RoomError,
     reader::Reader,
     rooms::Rooms,
     tables::{EVENT_IDS, EventRow, LATTICE, NODES, Place, SNAPS, Snap},
     tree::{self, Put},
     types::{
-        EVENT_NUMBERS, EventHash, EventNum, NODE_NUMBERS, NodeNum, ROOM_NUMBERS, RoomNum,
-        SERVER_NUMBERS, SNAP_NUMBERS, STATE_KEY_NUMBERS, ServerNum, SnapNum, StateKeyNum,
-        USER_NUMBERS, UserNum, state_key_name,
+        EVENT_NUMBERS, EventNum, NODE_NUMBERS, NodeNum, ROOM_NUMBERS, RoomNum, SERVER_NUMBERS,
+        SNAP_NUMBERS, STATE_KEY_NUMBERS, ServerNum, SnapNum, StateKeyNum, StoredId, USER_NUMBERS,
+        UserNum, state_key_name,
     },
 };
 
@@ -115,19 +114,21 @@ impl<'a> Work<'a> {
     }
 
     /// The number of an event; a new one if we never had it.
-    pub async fn event(&mut self, hash: EventHash) -> Result<EventNum, StoreError> {
-        if let Some(num) = self.reader.event_num_of(hash).await? {
+    pub async fn event(&mut self, id: &EventId) -> Result<EventNum, StoreError> {
+        if let Some(num) = self.reader.event_num(id).await? {
             return Ok(num);
         }
-        Ok(self.new_event(hash))
+        Ok(self.new_event(id))
     }
 
     /// A number for an event that we certainly don't have: one that we have just made.
-    pub fn new_event(&mut self, hash: EventHash) -> EventNum {
+    pub fn new_event(&mut self, id: &EventId) -> EventNum {
+        let name = StoredId::of(id);
+        let key = name.key();
         let num = EventNum(self.rooms.store.numbers().next(&EVENT_NUMBERS));
-        self.reader.fresh.ids.insert(hash, num);
-        self.reader.fresh.hashes.insert(num, hash);
-        self.batch.put(&EVENT_IDS, &hash, &num);
+        self.reader.fresh.ids.insert(key, num);
+        self.reader.fresh.names.insert(num, name);
+        self.batch.put(&EVENT_IDS, &key, &num);
         num
     }
 
@@ -284,14 +285,4 @@ impl<'a> Work<'a> {
     pub fn is_large(&self) -> bool {
         self.batch.bytes() > Batch::MAX_BYTES / 16
     }
-}
-
-/// An event id in the compact form that all ids of supported room versions have.
-pub(crate) fn hash_of(pdu: &Pdu) -> Result<EventHash, RoomError> {
-    EventHash::of(pdu.event_id()).ok_or_else(|| {
-        RoomError::bad(
-            "M_BAD_JSON",
-            format!("{} is not a reference hash", pdu.event_id()),
-        )
-    })
 }

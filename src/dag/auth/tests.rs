@@ -23,6 +23,20 @@ fn check_all(history: &[&str], event: &str, expected: &str) {
     }
 }
 
+/// Allowed in the versions that have the rule, and in no other.
+#[track_caller]
+fn check_where(has: impl Fn(&crate::RoomRules) -> bool, history: &[&str], event: &str) {
+    for version in crate::SUPPORTED {
+        let (mut room, mut branch) = Room::with(version, history);
+        let found = room.say(&mut branch, event);
+        assert_eq!(
+            found.is_ok(),
+            has(room.rules),
+            "v{version}: `{event}`: {found:?}"
+        );
+    }
+}
+
 /// Alice has 100 in every version: in v12 she is the creator and may not be listed.
 const PUBLIC: &[&str] = &["alice creates", "alice joins", "alice rules public"];
 
@@ -69,11 +83,9 @@ fn create_and_first_join() {
         r#"alice creates {"room_version":"11"}"#,
         "`room_version` is 11",
     );
-    check_all(
-        &[],
-        r#"alice creates {"room_version":null}"#,
-        "`room_version` is 1,",
-    );
+    // "Defaults to "1" if the key does not exist."
+    let is_first = |rules: &crate::RoomRules| rules.version == ruma::RoomVersionId::V1;
+    check_where(is_first, &[], r#"alice creates {"room_version":null}"#);
 }
 
 #[test]
@@ -107,11 +119,15 @@ fn invites_and_knocks() {
     check_all(PUBLIC, "alice invites bob@two", "ok");
     check_all(&with(&["bob@two joins"]), "alice invites bob@two", "");
     check_all(PUBLIC, "bob@two invites carol", "");
-    check_all(&with(&["alice rules knock"]), "bob@two knocks", "ok");
-    check_all(
+    check_where(
+        crate::RoomRules::knocking,
+        &with(&["alice rules knock"]),
+        "bob@two knocks",
+    );
+    check_where(
+        crate::RoomRules::knock_restricted_joins,
         &with(&["alice rules knock_restricted"]),
         "bob@two knocks",
-        "ok",
     );
     check_all(PUBLIC, "bob@two knocks", "");
     check_all(
@@ -147,8 +163,8 @@ fn restricted_joins() {
         )
     };
     check_all(&room, "carol@three joins", "");
-    check_all(&room, &via("alice"), "ok");
-    check_all(&room, &via("bob@two"), "ok");
+    check_where(crate::RoomRules::restricted_joins, &room, &via("alice"));
+    check_where(crate::RoomRules::restricted_joins, &room, &via("bob@two"));
     check_all(&room, &via("nobody"), "");
     let raised = [
         &room[..],
@@ -294,11 +310,59 @@ fn creators_of_version_12_stand_above_all() {
 }
 
 #[test]
+fn aliases_are_their_servers_up_to_version_5() {
+    let is_old = |rules: &crate::RoomRules| rules.ruma().authorization.special_case_room_aliases;
+    let history = &with(&[]);
+    check_where(is_old, history, "bob@two sets m.room.aliases /two {}");
+    let room = with(&["bob@two joins"]);
+    check_all(&room, "bob@two sets m.room.aliases /one {}", "");
+    check("5", &room, "bob@two sets m.room.aliases /two {}", "ok");
+    check("6", &room, "bob@two sets m.room.aliases /two {}", "power");
+}
+
+#[test]
+fn notifications_are_guarded_since_version_6() {
+    let power = |level: u8| {
+        format!(
+            r#"bob@two power {{"users":{{"@alice:one":100,"@bob:two":50}},"notifications":{{"room":{level}}}}}"#
+        )
+    };
+    let levels = r#"alice power {"users":{"@alice:one":100,"@bob:two":50}}"#;
+    let room = with(&["bob@two joins", levels]);
+    check("5", &room, &power(60), "ok");
+    check("6", &room, &power(60), "`room` notification");
+    check("6", &room, &power(50), "ok");
+}
+
+#[test]
+fn redactions_have_a_rule_of_their_own_up_to_version_2() {
+    let redact = |who: &str, target: &str| {
+        let (mut room, mut branch) = Room::with("2", &with(&["bob@two joins"]));
+        let mut pdu: ruma::CanonicalJsonObject = {
+            let like = room.make(&branch, &format!("{who} sends m.room.redaction {{}}"));
+            serde_json::from_str(like.json()).unwrap()
+        };
+        let target = ruma::CanonicalJsonValue::String(target.to_owned());
+        pdu.insert("redacts".to_owned(), target);
+        let id = format!("$x:{}", user(who).split_once(':').unwrap().1);
+        pdu.insert("event_id".to_owned(), ruma::CanonicalJsonValue::String(id));
+        let pdu = crate::Pdu::from_object(pdu, room.rules).unwrap();
+        let allowed = room.check(&branch, &pdu).is_ok();
+        room.append(&mut branch, &pdu);
+        allowed
+    };
+    assert!(redact("alice", "$any:three"), "alice has the level");
+    assert!(redact("bob@two", "$his:two"), "of his own server");
+    assert!(!redact("bob@two", "$hers:one"));
+}
+
+#[test]
 fn auth_events_are_what_the_event_needs() {
     let (mut room, branch) =
         Room::with("11", &with(&[r#"alice sets m.room.topic / {"topic":"x"}"#]));
     let id = |kind: &str, key: &str| branch.state[&(kind.to_owned(), key.to_owned())].clone();
     let good = room.make(&branch, "alice sends m.room.message {}");
+    let ids = |ids: Vec<ruma::OwnedEventId>| ids.into_iter().map(Into::into).collect();
     let with_auth = |auth: Vec<_>, room_id: &str| {
         let draft = Draft {
             room_id: Some(room_id.try_into().unwrap()),
@@ -307,8 +371,8 @@ fn auth_events_are_what_the_event_needs() {
             state_key: None,
             content: good.content().to_owned(),
             redacts: None,
-            prev_events: good.prev_events().to_vec(),
-            auth_events: auth,
+            prev_events: ids(good.prev_events().to_vec()),
+            auth_events: ids(auth),
             depth: good.depth(),
             origin_server_ts: good.origin_server_ts(),
         };

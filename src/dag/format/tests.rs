@@ -37,11 +37,11 @@ fn fields() {
         "11",
         "sender",
         json!(format!("@{}:one", "a".repeat(255))),
-        "255 bytes",
+        "longer than 255",
     );
     check("11", "type", json!(1), "`type` must be a string");
-    check("11", "type", json!("é".repeat(128)), "255 bytes");
-    check("11", "state_key", json!("k".repeat(256)), "255 bytes");
+    check("11", "type", json!("é".repeat(128)), "longer than 255");
+    check("11", "state_key", json!("k".repeat(256)), "longer than 255");
     check(
         "11",
         "state_key",
@@ -206,4 +206,68 @@ proptest::proptest! {
         let again = Pdu::parse(pdu.json(), room.rules).unwrap();
         proptest::prop_assert_eq!(again, pdu);
     }
+}
+
+#[test]
+fn before_version_11_sizes_are_counted_in_characters() {
+    for (version, bytes) in [("10", false), ("11", true)] {
+        let expected = if bytes { "longer than 255" } else { "ok" };
+        check(version, "state_key", json!("é".repeat(255)), expected);
+        check(version, "type", json!("é".repeat(255)), expected);
+        check(version, "type", json!("é".repeat(256)), "longer than 255");
+    }
+}
+
+/// An event of version 1 or 2.
+fn old() -> Value {
+    let mut event = event();
+    event["event_id"] = json!("$chosen:one");
+    event["auth_events"] = json!([["$a:one", {"sha256": "aGFzaA"}]]);
+    event["prev_events"] = json!([["$b:one", {}]]);
+    event
+}
+
+#[test]
+fn up_to_version_2_the_event_says_its_id() {
+    for version in ["1", "2"] {
+        let pdu = Pdu::parse(&old().to_string(), rules(version)).unwrap();
+        assert_eq!(pdu.event_id(), "$chosen:one");
+        assert!(
+            pdu.json().contains("$chosen:one"),
+            "it is signed with the rest"
+        );
+        assert_eq!(
+            (pdu.auth_events()[0].as_str(), pdu.prev_events()[0].as_str()),
+            ("$a:one", "$b:one")
+        );
+        let kept = Pdu::from_canonical(pdu.event_id().to_owned(), pdu.json()).unwrap();
+        assert_eq!(kept, pdu);
+    }
+    for (field, value) in [
+        ("event_id", json!(null)),
+        ("event_id", json!("$nowhere")),
+        ("event_id", json!("chosen:one")),
+        ("event_id", json!(format!("${}:one", "x".repeat(255)))),
+        ("auth_events", json!(["$a:one"])),
+        ("prev_events", json!([["$b:one"]])),
+        ("prev_events", json!([["$b:one", "hash"]])),
+        ("prev_events", json!([["b", {}]])),
+        (
+            "prev_events",
+            json!([["$b:one", {}], ["$b:one", {"sha256": "x"}]]),
+        ),
+        ("prev_events", json!([["$chosen:one", {}]])),
+    ] {
+        let mut bad = old();
+        bad[field] = value;
+        let parsed = Pdu::parse(&bad.to_string(), rules("1"));
+        assert!(parsed.is_err(), "{field}: {bad}");
+    }
+    // Later the pairs are wrong, and an id that the event says means nothing.
+    assert!(Pdu::parse(&old().to_string(), rules("3")).is_err());
+    let mut lying = event();
+    lying["event_id"] = json!("$lie");
+    let honest = Pdu::parse(&event().to_string(), rules("3")).unwrap();
+    let lying = Pdu::parse(&lying.to_string(), rules("3")).unwrap();
+    assert_eq!(lying.event_id(), honest.event_id());
 }

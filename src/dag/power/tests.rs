@@ -77,3 +77,32 @@ fn creators_of_version_12_are_above_every_level() {
         Power::Level(0)
     );
 }
+
+#[test]
+fn up_to_version_9_levels_may_be_strings() {
+    let power = r#"alice power {"users":{"@alice:one":"100","@bob:two":" +0007 "},"ban":"-3",
+        "events":{"m.room.topic":" 4"}}"#;
+    let room = levels("9", &["alice creates", "alice joins", power]);
+    assert_eq!(of(&room, "alice"), Power::Level(100));
+    assert_eq!(of(&room, "bob@two"), Power::Level(7));
+    assert_eq!((room.ban(), room.required("m.room.topic", None)), (-3, 4));
+    let (mut room, mut branch) = Room::with("10", &["alice creates", "alice joins"]);
+    assert!(room.say(&mut branch, power).is_err());
+}
+
+#[test]
+fn levels_are_read_as_leniently_as_the_specification_says() {
+    let read = |json: &str| {
+        serde_json::from_str::<Level>(json)
+            .ok()
+            .map(|level| level.0)
+    };
+    assert_eq!(read("50"), Some(50));
+    assert_eq!(read("50.9"), Some(50));
+    assert_eq!(read("-1.5"), Some(-1));
+    assert_eq!(read("1e300"), Some(i64::MAX));
+    assert_eq!(read(r#"" -00100 ""#), Some(-100));
+    for bad in [r#""""#, r#""1.5""#, r#""ten""#, "true", "[]", "null"] {
+        assert_eq!(read(bad), None, "{bad}");
+    }
+}

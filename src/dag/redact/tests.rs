@@ -28,17 +28,22 @@ fn what_each_version_keeps() {
             r#"alice sends m.room.message {"body":"secret"}"#,
             json!({}),
         );
-        check(
-            version,
-            r#"alice joins {"displayname":"A","join_authorised_via_users_server":"@a:one"}"#,
-            json!({"membership": "join", "join_authorised_via_users_server": "@a:one"}),
-        );
-        check(
-            version,
-            r#"alice rules restricted {"allow":[],"more":1}"#,
-            json!({"join_rule": "restricted", "allow": []}),
-        );
     }
+    let join = r#"alice joins {"displayname":"A","join_authorised_via_users_server":"@a:one"}"#;
+    check("8", join, json!({"membership": "join"}));
+    let kept = json!({"membership": "join", "join_authorised_via_users_server": "@a:one"});
+    check("9", join, kept);
+    let restricted = r#"alice rules restricted {"allow":[],"more":1}"#;
+    check("7", restricted, json!({"join_rule": "restricted"}));
+    check(
+        "8",
+        restricted,
+        json!({"join_rule": "restricted", "allow": []}),
+    );
+    let aliases = r#"alice sets m.room.aliases /one {"aliases":[],"more":1}"#;
+    check("1", aliases, json!({"aliases": []}));
+    check("5", aliases, json!({"aliases": []}));
+    check("6", aliases, json!({}));
     let power = r#"alice power {"invite":1,"ban":2,"notifications":{"room":3}}"#;
     check("10", power, json!({"ban": 2}));
     check("11", power, json!({"ban": 2, "invite": 1}));

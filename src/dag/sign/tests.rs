@@ -203,8 +203,8 @@ fn a_redaction_draft_names_its_target_where_the_version_has_it() {
             state_key: None,
             content: like.content().to_owned(),
             redacts: Some("$target".try_into().unwrap()),
-            prev_events: like.prev_events().to_vec(),
-            auth_events: like.auth_events().to_vec(),
+            prev_events: references(like.prev_events()),
+            auth_events: references(like.auth_events()),
             depth: like.depth(),
             origin_server_ts: like.origin_server_ts(),
         };
@@ -215,4 +215,41 @@ fn a_redaction_draft_names_its_target_where_the_version_has_it() {
             room.rules.redacts_in_content()
         );
     }
+}
+
+fn references(ids: &[ruma::OwnedEventId]) -> Vec<Reference> {
+    let hashed = |id: &ruma::OwnedEventId| Reference {
+        id: id.clone(),
+        sha256: Some("aGFzaA".to_owned()),
+    };
+    ids.iter().map(hashed).collect()
+}
+
+#[test]
+fn up_to_version_2_the_server_in_the_event_id_signs_too() {
+    let (mut room, branch) = Room::with("2", &["alice creates", "alice joins"]);
+    let pdu = room.make(&branch, "alice sends m.room.message {}");
+    assert_eq!(pdu.event_id().server_name().unwrap(), "one");
+    let servers = |pdu: &Pdu, rules| {
+        let required = required_signatures(pdu, rules).unwrap();
+        required
+            .into_iter()
+            .map(|(server, _)| server.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(servers(&pdu, room.rules), ["one"]);
+    let elsewhere = Pdu::from_canonical("$x:two".try_into().unwrap(), pdu.json()).unwrap();
+    assert_eq!(servers(&elsewhere, room.rules), ["one", "two"]);
+    assert_eq!(servers(&elsewhere, crate::testing::rules("3")), ["one"]);
+}
+
+#[test]
+fn ids_that_are_chosen_differ_with_the_event() {
+    let (mut room, branch) = Room::with("1", &["alice creates", "alice joins"]);
+    let one = room.make(&branch, r#"alice sends m.room.message {"body":"1"}"#);
+    let two = room.make(&branch, r#"alice sends m.room.message {"body":"2"}"#);
+    assert_ne!(one.event_id(), two.event_id());
+    // Two signatures are no other event.
+    let again = cosign(&one, room.rules, server_name!("two"), &key()).unwrap();
+    assert_eq!(again.event_id(), one.event_id());
 }

@@ -42,7 +42,7 @@ impl Serve {
     ) -> Result<get_event::Response, FederationError> {
         let unknown = || unknown_event(&request.event_id);
         let snapshot = self.rooms.store().snapshot();
-        let hash = EventHash::of(&request.event_id).ok_or_else(unknown)?;
+        let hash = EventHash::of(&request.event_id);
         let num = snapshot.get(&EVENT_IDS, &hash).await?.ok_or_else(unknown)?;
         let row = snapshot.get(&EVENTS, &num).await?.ok_or_else(unknown)?;
         let view = self.rooms.view_num(row.room).await?.ok_or_else(unknown)?;

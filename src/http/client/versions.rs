@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::extract::State;
+use resuni_dag::RoomRules;
 use ruma::api::client::{
     discovery::{get_capabilities, get_supported_versions},
     thirdparty::get_protocols,
@@ -54,9 +55,13 @@ async fn capabilities(
     State(settings): State<Arc<Settings>>,
     _: Ruma<get_capabilities::v3::Request>,
 ) -> RawJson {
-    let versions: Map<String, Value> = resuni_dag::SUPPORTED
+    let stability = |rules: &RoomRules| match rules.is_stable() {
+        true => json!("stable"),
+        false => json!("unstable"),
+    };
+    let versions: Map<String, Value> = RoomRules::all()
         .iter()
-        .map(|version| ((*version).to_owned(), json!("stable")))
+        .map(|rules| (rules.version.to_string(), stability(rules)))
         .collect();
     RawJson::of(&json!({ "capabilities": {
         "m.room_versions": { "default": settings.default_room_version, "available": versions },

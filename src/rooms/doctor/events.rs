@@ -11,7 +11,7 @@ use crate::{
         EVENT_IDS, EVENTS, EventRow, HELD_REDACTIONS, MISSING, OUTLIERS, Place, REDACTED_OUTLIERS,
         REDACTIONS, RELATIONS, SNAPS, TIMELINE, TXNS, TimelineRow,
     },
-    types::{EventHash, EventNum, RoomNum, SnapNum},
+    types::{EventHash, EventNum, RoomNum, SnapNum, StoredId},
 };
 
 impl Doctor<'_> {
@@ -27,7 +27,7 @@ impl Doctor<'_> {
         while let Some(page) = rows.next(&self.reader).await? {
             for (hash, num) in page {
                 let row = self.reader.snapshot.get(&EVENTS, &num).await?;
-                self.expect(row.is_some_and(|row| row.id == hash), || {
+                self.expect(row.is_some_and(|row| row.id.key() == hash), || {
                     format!(
                         "the id {hash:?} leads to event number {}, which is another or none",
                         num.0
@@ -49,8 +49,8 @@ impl Doctor<'_> {
     }
 
     async fn event(&mut self, num: EventNum, row: EventRow) -> Result<(), RoomError> {
-        let id = row.id;
-        let found = self.reader.snapshot.get(&EVENT_IDS, &id).await?;
+        let id = row.id.clone();
+        let found = self.reader.snapshot.get(&EVENT_IDS, &id.key()).await?;
         self.expect(found == Some(num), || {
             format!("the event {id:?} has another number than its id leads to")
         });
@@ -105,7 +105,7 @@ impl Doctor<'_> {
     }
 
     async fn event_json(&mut self, row: &EventRow, json: &str) -> Result<(), RoomError> {
-        let id = row.id;
+        let id = &row.id;
         let Some(rules) = self.rules(row.room).await? else {
             self.find(|| {
                 format!(
@@ -122,7 +122,7 @@ impl Doctor<'_> {
                 return Ok(());
             }
         };
-        self.expect(EventHash::of(pdu.event_id()) == Some(id), || {
+        self.expect(StoredId::of(pdu.event_id()) == *id, || {
             format!("the JSON of the event {id:?} has another id")
         });
         let complete = row.place == Place::Unchecked || row.auth.len() == pdu.auth_events().len();
@@ -162,13 +162,11 @@ impl Doctor<'_> {
     }
 
     async fn edges(&mut self, room: RoomNum, row: &TimelineRow) -> Result<(), RoomError> {
-        let Ok(pdu) = crate::reader::stored_pdu(row.id, row.pdu.clone()) else {
+        let Ok(pdu) = crate::reader::stored_pdu(&row.id, row.pdu.clone()) else {
             return Ok(());
         };
         for prev in pdu.prev_events() {
-            let Some(hash) = EventHash::of(prev) else {
-                continue;
-            };
+            let hash = EventHash::of(prev);
             let missing = self
                 .reader
                 .snapshot

@@ -1,7 +1,7 @@
 //! What another server may not do, however rightly it signs.
 
 use http::StatusCode;
-use resuni_dag::{Draft, Pdu, SigningKey, sign};
+use resuni_dag::{Draft, Pdu, Reference, SigningKey, sign};
 use resuni_federation::{FederationError, Handshake, RemoteError, Terms};
 use resuni_rooms::{CreateRoom, NewEvent, Preset};
 use ruma::{
@@ -60,9 +60,10 @@ pub async fn event_of(
     let mut auth_events = Vec::new();
     for (kind, key) in types {
         if let Some(event) = view.state(&kind, &key).await.unwrap() {
-            auth_events.push(event.event_id().to_owned());
+            auth_events.push(Reference::to(&event, view.rules()).unwrap());
         }
     }
+    let prev_events = view.extremities().await.unwrap();
     let draft = Draft {
         room_id: Some(room.to_owned()),
         sender: sender.to_owned(),
@@ -70,7 +71,7 @@ pub async fn event_of(
         state_key: state_key.map(str::to_owned),
         content,
         redacts: None,
-        prev_events: view.extremities().await.unwrap(),
+        prev_events: prev_events.into_iter().map(Into::into).collect(),
         auth_events,
         depth: view.depth() + 1,
         origin_server_ts: view.watermark().0 + 1_700_000_000_000,

@@ -351,10 +351,11 @@ async fn route(
         body: request.body(),
     };
     let origin = &federation.authenticate(incoming).await?;
-    let path = percent_encoding::percent_decode_str(request.uri().path())
-        .decode_utf8()
-        .unwrap();
-    let segments: Vec<&str> = path.split('/').skip(3).collect();
+    // Decoded after it is split: an event id of version 3 may hold a slash.
+    let decode = |segment| percent_encoding::percent_decode_str(segment).decode_utf8();
+    let segments = request.uri().path().split('/').skip(3);
+    let segments: Vec<_> = segments.map(|segment| decode(segment).unwrap()).collect();
+    let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
     let (serve, arguments) = (&federation.serve, segments.get(2..).unwrap_or_default());
     macro_rules! read {
         ($kind:ty) => {
