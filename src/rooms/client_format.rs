@@ -20,6 +20,8 @@ pub struct Unsigned<'a> {
     pub redacted_because: Option<&'a str>,
     /// The `content` of the state event that this one replaced, if the reader may see that one.
     pub prev_content: Option<&'a str>,
+    /// The sender of the state event that this one replaced, told beside its content.
+    pub prev_sender: Option<&'a str>,
     /// The id of the state event that this one replaced.
     pub replaces_state: Option<&'a EventId>,
     /// The reader's membership at the event, changes by the event included.
@@ -45,6 +47,11 @@ impl Unsigned<'_> {
         if let Some(content) = self.prev_content {
             out.push_str(",\"prev_content\":");
             out.push_str(content);
+        }
+        // Not in the specification, but clients ask it who invited somebody that has joined since.
+        if let Some(sender) = self.prev_sender {
+            out.push_str(",\"prev_sender\":");
+            push_string(out, sender);
         }
         if let Some(redaction) = self.redacted_because {
             out.push_str(",\"redacted_because\":");
@@ -137,13 +144,18 @@ pub fn write_federation_event(out: &mut String, json: &str, unsigned: &Unsigned<
     out.push('}');
 }
 
-/// The stripped form: `content`, `sender`, `state_key` and `type` only. What another server sent
+/// The stripped form: `content`, `sender`, `state_key` and `type` only, and of the create event
+/// `origin_server_ts`, so that clients can tell how old the room is (MSC4311). What another server sent
 /// as stripped state goes through here too before a client sees it (spec v1.16).
 pub fn stripped(json: &str) -> Option<String> {
     let fields = EventFields::of(json);
     let state_key = fields.state_key?;
+    let time = match fields.kind_str() {
+        "m.room.create" => format!("\"origin_server_ts\":{},", fields.timestamp()),
+        _ => String::new(),
+    };
     Some(format!(
-        "{{\"content\":{},\"sender\":{},\"state_key\":{state_key},\"type\":{}}}",
+        "{{\"content\":{},{time}\"sender\":{},\"state_key\":{state_key},\"type\":{}}}",
         fields.content, fields.sender, fields.kind
     ))
 }
@@ -207,6 +219,7 @@ mod tests {
             now_ms: 900,
             transaction_id: Some("tx\"1"),
             prev_content: Some("{\"name\":\"old\"}"),
+            prev_sender: Some("@b:h"),
             replaces_state: Some(event_id!("$old")),
             membership: Some("join"),
             ..Unsigned::default()
@@ -216,7 +229,7 @@ mod tests {
             json!({
                 "event_id": "$e", "room_id": "!r:h", "sender": "@a:h", "type": "m.room.name", "state_key": "",
                 "origin_server_ts": 1000, "content": {"name": "a \"room\""},
-                "unsigned": {"age": -100, "transaction_id": "tx\"1", "prev_content": {"name": "old"},
+                "unsigned": {"age": -100, "transaction_id": "tx\"1", "prev_content": {"name": "old"}, "prev_sender": "@b:h",
                              "replaces_state": "$old", "membership": "join"},
             })
         );
@@ -248,6 +261,14 @@ mod tests {
         assert_eq!(
             stripped,
             json!({"type": "m.room.name", "state_key": "", "sender": "@a:h", "content": {"name": "x"}})
+        );
+        let create = json!({"type": "m.room.create", "state_key": "", "sender": "@a:h", "content": {},
+                            "origin_server_ts": 3, "depth": 1});
+        let create: Value =
+            serde_json::from_str(&super::stripped(&create.to_string()).unwrap()).unwrap();
+        assert_eq!(
+            create,
+            json!({"type": "m.room.create", "state_key": "", "sender": "@a:h", "content": {}, "origin_server_ts": 3})
         );
         assert_eq!(
             super::stripped(r#"{"type":"m.x","sender":"@a:h","content":{}}"#),

@@ -37,7 +37,7 @@ impl Viewer {
         let shown = match event.redaction {
             None => None,
             Some(redaction) => {
-                let pdu = crate::reader::stored_pdu(event.row.id, event.row.pdu.clone())?;
+                let pdu = crate::reader::stored_pdu(&event.row.id, event.row.pdu.clone())?;
                 Some(self.view().redacted(pdu, Some(redaction)).await?)
             }
         };
@@ -52,6 +52,10 @@ impl Viewer {
                 .as_ref()
                 .and_then(|(_, content)| content.as_ref())
                 .map(|pdu| pdu.content().get()),
+            prev_sender: replaced
+                .as_ref()
+                .and_then(|(_, content)| content.as_ref())
+                .map(|pdu| pdu.sender().as_str()),
             replaces_state: replaced.as_ref().map(|(id, _)| id.as_ref()),
             membership: Some(membership.as_str()),
             relations: None,

@@ -476,8 +476,8 @@ impl Rooms {
         Ok(servers)
     }
 
-    /// Which servers to ask about a room that we are not in: those the client named, who invited the user, those that
-    /// were in it when we left, and the one in the room's id.
+    /// Which servers to ask about a room that we are not in: those the client named and who invited the user; else those
+    /// that were in it when we left, and the one in the room's id.
     async fn way_into(
         &self,
         room: &RoomId,
@@ -491,10 +491,12 @@ impl Rooms {
             let event = self.reader().pdu(row.event).await?;
             servers.push(event.sender().server_name().to_owned());
         }
-        if let Some(view) = self.view(room).await? {
-            servers.extend(view.servers(MAX_VIA).await?);
+        if servers.is_empty() {
+            if let Some(view) = self.view(room).await? {
+                servers.extend(view.servers(MAX_VIA).await?);
+            }
+            servers.extend(room.server_name().map(ToOwned::to_owned));
         }
-        servers.extend(room.server_name().map(ToOwned::to_owned));
         let mut seen = std::collections::HashSet::new();
         servers.retain(|server| server != self.server_name() && seen.insert(server.clone()));
         servers.truncate(MAX_VIA);

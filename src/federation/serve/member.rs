@@ -158,13 +158,13 @@ impl Serve {
         request: send_knock::Request,
     ) -> Result<send_knock::Response, FederationError> {
         let view = self.room(origin, &request.room_id).await?;
-        require_knockable(&view).await?;
         let own = Own {
             origin,
             path_event: &request.event_id,
             membership: Membership::Knock,
         };
         let event = self.own_event(&view, own, &request.pdu).await?;
+        require_knockable(&view).await?;
         let event = self.checked(&view, event).await?;
         self.accept(&view, origin, event).await?;
         let state = view.stripped_state_pdus().await?;

@@ -351,22 +351,23 @@ async fn members(
     ))))
 }
 
-/// The state after the last event up to a place in the timeline; of a place before all events, that
-/// before the first of them.
+/// The state after the last event up to a place in the timeline. No state is known of a place before
+/// all events, which a first sync that shows the whole room gives as its `prev_batch`: there it is that
+/// after the room's founding, the create event and the first join.
 async fn state_at(view: &RoomView, at: TimelineToken) -> Result<StateView, ApiError> {
-    let query = |dir| PageQuery {
+    let query = |dir, limit| PageQuery {
         from: at,
         to: None,
         dir,
-        limit: 1,
+        limit,
         gaps: Gaps::Pass,
     };
-    let before = view.page(query(Direction::Backward)).await?.events.pop();
+    let before = view.page(query(Direction::Backward, 1)).await?.events.pop();
     if let Some(event) = before {
         return Ok(view.state_at(&event.event_id()).await?);
     }
-    match view.page(query(Direction::Forward)).await?.events.pop() {
-        Some(event) => Ok(view.state_before(&event.event_id()).await?),
+    match view.page(query(Direction::Forward, 2)).await?.events.pop() {
+        Some(event) => Ok(view.state_at(&event.event_id()).await?),
         None => Err(ApiError::invalid_param("`at` is not a place in this room.")),
     }
 }
