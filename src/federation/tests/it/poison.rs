@@ -1,7 +1,7 @@
 //! What another server may send without being asked: rightly signed, and wrong all the same. The
 //! number of a test is its line in docs/security.md.
 
-use resuni_dag::{Draft, Pdu, sign};
+use resuni_dag::{Draft, Pdu, Reference, sign};
 use resuni_rooms::{CreateRoom, Gaps, Membership, PageQuery, Preset};
 use resuni_store::Direction;
 use ruma::{
@@ -37,12 +37,16 @@ async fn referring(
         state_key: None,
         content: model.content().to_owned(),
         redacts: None,
-        prev_events,
-        auth_events: auth_events.unwrap_or_else(|| model.auth_events().to_vec()),
+        prev_events: references(prev_events),
+        auth_events: references(auth_events.unwrap_or_else(|| model.auth_events().to_vec())),
         depth,
         origin_server_ts: model.origin_server_ts(),
     };
     sign(draft, at.view(room).await.rules(), &by.name, &key_of(by)).unwrap()
+}
+
+fn references(ids: Vec<OwnedEventId>) -> Vec<Reference> {
+    ids.into_iter().map(Into::into).collect()
 }
 
 /// Sends one event; whether it was taken in without an error.
@@ -217,7 +221,6 @@ async fn s027_references_are_bounded_and_of_the_room() {
     let other = public_room(&b).await;
     let elsewhere = b.view(&other).await.extremities().await.unwrap();
     join(&a, &other, &b).await;
-    let auth = event(&b, &a, &room, json!({})).await.auth_events().to_vec();
     for (what, prev, auth) in [
         ("no history", vec![], None),
         // More than these are no event at all: see `format` of resuni-dag.
