@@ -1,7 +1,9 @@
 //! Account data: JSON objects that clients keep here, global or for a room.
 
+use std::collections::{BTreeMap, HashSet};
+
 use resuni_store::{Applied, Batch, Direction, Position, ScanRange, Snapshot};
-use ruma::EventId;
+use ruma::{EventId, OwnedUserId, UserId};
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
@@ -176,6 +178,17 @@ impl Accounts {
         row.map(|row| raw(row.content)).transpose()
     }
 
+    /// Whose messages the user does not want to see ("Ignoring Users").
+    pub async fn ignored_users(
+        &self,
+        account: AccountNum,
+    ) -> Result<HashSet<OwnedUserId>, AccountError> {
+        let content = self
+            .account_data(account, None, "m.ignored_user_list")
+            .await?;
+        Ok(content.map_or_else(HashSet::new, |content| ignored_in(content.get())))
+    }
+
     /// All account data of an account, the global first, then room by room: for a first sync.
     pub async fn all_account_data(
         &self,
@@ -271,6 +284,18 @@ impl Accounts {
         }
         Ok(found)
     }
+}
+
+fn ignored_in(content: &str) -> HashSet<OwnedUserId> {
+    #[derive(serde::Deserialize)]
+    struct Ignored {
+        ignored_users: BTreeMap<String, serde::de::IgnoredAny>,
+    }
+    let ignored: Option<Ignored> = serde_json::from_str(content).ok();
+    let users = ignored
+        .into_iter()
+        .flat_map(|ignored| ignored.ignored_users.into_keys());
+    users.filter_map(|user| UserId::parse(user).ok()).collect()
 }
 
 #[cfg(test)]

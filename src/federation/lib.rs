@@ -10,6 +10,7 @@ pub mod admission;
 mod auth_chain;
 mod backfill;
 pub mod backoff;
+mod by_time;
 mod checks;
 pub mod client;
 pub mod discovery;

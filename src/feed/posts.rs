@@ -4,9 +4,7 @@ use std::{collections::HashMap, fmt, str::FromStr};
 
 use resuni_dag::Pdu;
 use resuni_rooms::{
-    EventHash, EventNum, RoomNum, RoomView, Shown,
-    fields::string_member,
-    tables::{Place, RELATIONS},
+    EventHash, EventNum, RoomNum, RoomView, Shown, fields::string_member, tables::Place,
 };
 use resuni_store::{Direction, Position, ScanRange};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
@@ -22,8 +20,6 @@ use crate::{
 
 /// The most posts of one page.
 pub const MAX_PAGE: usize = 100;
-/// Of the events that relate to a post, the newest that are looked at for an edit of it.
-const RELATIONS_READ: usize = 64;
 
 /// A place in the public timeline: just before the post that came here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -282,26 +278,17 @@ async fn read(view: &RoomView, event: EventNum) -> Result<Option<Read>, FeedErro
 
 /// The new content that its author gave a post (client-server API, "Event replacements").
 async fn newest_edit(view: &RoomView, post: &Pdu) -> Result<Option<Value>, FeedError> {
-    let range = ScanRange::prefix(&(view.num(), EventHash::of(post.event_id())));
-    let relations = view
-        .snapshot()
-        .scan(&RELATIONS, range, Direction::Backward, RELATIONS_READ)
-        .await?;
-    for (_, relation) in relations {
-        if relation.rel_type != "m.replace" || relation.kind != post.kind() {
-            continue;
-        }
-        let Some(shown) = view.shown(&[relation.event]).await?.pop() else {
+    let hash = EventHash::of(post.event_id());
+    let Some(sender) = view.user_num(post.sender()).await? else {
+        return Ok(None);
+    };
+    for event in view.edits(hash, sender).await? {
+        let Some(shown) = view.shown(&[event]).await?.pop() else {
             continue;
         };
-        let edit = shown.pdu;
-        if shown.redacted_because.is_none() && edit.sender() == post.sender() && !edit.is_state() {
-            let content = edit.content_as::<Value>().ok();
-            let new =
-                content.and_then(|mut content| Some(content.get_mut("m.new_content")?.take()));
-            if new.as_ref().is_some_and(Value::is_object) {
-                return Ok(new);
-            }
+        if shown.pdu.kind() == post.kind() {
+            let mut content: Value = shown.pdu.content_as().unwrap_or_default();
+            return Ok(content.get_mut("m.new_content").map(Value::take));
         }
     }
     Ok(None)

@@ -13,6 +13,7 @@ mod profile;
 mod push_rules;
 mod receipts;
 mod register;
+mod relations;
 mod remote;
 mod remote_keys;
 mod rooms;
@@ -45,6 +46,7 @@ pub fn routes() -> Routes {
         push_rules::routes,
         receipts::routes,
         register::routes,
+        relations::routes,
         rooms_create::routes,
         send::routes,
         session::routes,

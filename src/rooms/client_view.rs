@@ -6,7 +6,8 @@ use ruma::EventId;
 use crate::client_format::{self, Unsigned, client_event};
 use crate::error::RoomError;
 use crate::page::TimelineEvent;
-use crate::types::{EventNum, Membership};
+use crate::tables::Place;
+use crate::types::{EventNum, Membership, TimelineToken};
 use crate::view::{RoomView, Shown, StoredEvent};
 use crate::visibility::Viewer;
 
@@ -21,6 +22,8 @@ pub struct Form<'a> {
     pub without_room_id: bool,
     /// As a PDU (`event_format: federation`).
     pub federation: bool,
+    /// Leave out what relates to the events ("Aggregations of child events").
+    pub without_relations: bool,
 }
 
 impl Viewer {
@@ -44,6 +47,10 @@ impl Viewer {
         let because = shown
             .as_ref()
             .and_then(|shown| self.view().because(shown, form));
+        let relations = match self.may_have_relations(event, form).await? {
+            true => Box::pin(self.relations(event, form)).await?,
+            false => None,
+        };
         let unsigned = Unsigned {
             now_ms: form.now_ms,
             transaction_id: self.transaction_id(event, form),
@@ -58,7 +65,7 @@ impl Viewer {
                 .map(|pdu| pdu.sender().as_str()),
             replaces_state: replaced.as_ref().map(|(id, _)| id.as_ref()),
             membership: Some(membership.as_str()),
-            relations: None,
+            relations: relations.as_deref(),
         };
         let json = shown
             .as_ref()
@@ -217,9 +224,28 @@ impl RoomView {
     }
 
     async fn in_timeline(&self, event: &StoredEvent) -> Result<Option<TimelineEvent>, RoomError> {
-        let Some(token) = event.token() else {
-            return Ok(None);
-        };
+        match event.token() {
+            Some(token) => self.at_place(token).await,
+            None => Ok(None),
+        }
+    }
+
+    /// As [`RoomView::timeline_event`], by number.
+    pub(crate) async fn numbered(&self, num: EventNum) -> Result<Option<TimelineEvent>, RoomError> {
+        let row = self.reader.event_row(num).await?;
+        match row.place {
+            Place::Timeline { position, sub } if row.room == self.num() => {
+                self.at_place(TimelineToken { position, sub }).await
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The event at this place.
+    pub(crate) async fn at_place(
+        &self,
+        token: TimelineToken,
+    ) -> Result<Option<TimelineEvent>, RoomError> {
         let key = (self.num(), token.position, token.sub);
         let row = self.snapshot().get(&crate::tables::TIMELINE, &key).await?;
         let redaction = self

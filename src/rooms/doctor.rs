@@ -4,6 +4,7 @@
 //! members of one room at a time.
 
 mod events;
+mod relations;
 mod room;
 mod states;
 
@@ -43,6 +44,7 @@ pub async fn check(store: &Store, server: &ServerName) -> Result<Vec<String>, Ro
     doctor.events().await?;
     doctor.timelines().await?;
     doctor.marks().await?;
+    doctor.relations().await?;
     doctor.states().await?;
     doctor.rooms().await?;
     if doctor.more > 0 {

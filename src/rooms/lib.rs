@@ -60,6 +60,7 @@ pub use membership::{MemberDetails, RestrictedJoin};
 pub use outliers::Outliers;
 pub use page::{Gap, Gaps, MAX_PAGE, Page, PageQuery, TimelineEvent};
 pub use receipts::{Receipt, ReceiptKind};
+pub use relations::{RelationsPage, RelationsQuery, ThreadsQuery};
 pub use rooms::{Rooms, RoomsConfig};
 pub use state_at::{StateChange, StateView};
 pub use types::*;
@@ -70,6 +71,7 @@ pub use visibility::{ServerViewer, Viewer, membership_of};
 /// All tables of this crate, for the doctor.
 pub const TABLES: &[&[resuni_store::TableInfo]] = &[
     tables::TABLES,
+    relations::index::TABLES,
     aliases::TABLES,
     directory::TABLES,
     receipts::TABLES,

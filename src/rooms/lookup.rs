@@ -1,10 +1,12 @@
 //! Single events and their surroundings: `/event`, `/context` and `/timestamp_to_event`.
 
+use std::cmp::Ordering;
+
 use resuni_store::{Direction, Position, ScanRange};
 use ruma::EventId;
 
 use crate::error::RoomError;
-use crate::page::{Gaps, PageQuery, TimelineEvent};
+use crate::page::{Gap, Gaps, PageQuery, TimelineEvent};
 use crate::tables::TIMELINE;
 use crate::types::{SnapNum, TimelineToken};
 use crate::view::RoomView;
@@ -116,15 +118,28 @@ impl Viewer {
             limit: NEIGHBOURS,
             gaps: Gaps::Pass,
         };
-        let fits = |event: &TimelineEvent| match dir {
-            Direction::Forward => event.fields().timestamp() >= ts,
-            Direction::Backward => event.fields().timestamp() <= ts,
-        };
+        let fits = |event: &TimelineEvent| fits(event, ts, dir);
         let mut found = self.page(back, fits).await?.events;
         let ahead = PageQuery { dir, ..back };
         found.extend(self.page(ahead, fits).await?.events);
-        let distance = |event: &TimelineEvent| event.fields().timestamp().abs_diff(ts);
-        Ok(found.into_iter().min_by_key(distance))
+        Ok(found.into_iter().min_by(|a, b| nearer(a, b, ts, dir)))
+    }
+}
+
+/// Which of two events is nearer to a time; of two at the same time, the one that is met first going back in the timeline
+/// or forward.
+fn nearer(a: &TimelineEvent, b: &TimelineEvent, ts: u64, dir: Direction) -> Ordering {
+    let distance = |event: &TimelineEvent| event.fields().timestamp().abs_diff(ts);
+    distance(a).cmp(&distance(b)).then(match dir {
+        Direction::Forward => a.token.cmp(&b.token),
+        Direction::Backward => b.token.cmp(&a.token),
+    })
+}
+
+fn fits(event: &TimelineEvent, ts: u64, dir: Direction) -> bool {
+    match dir {
+        Direction::Forward => event.fields().timestamp() >= ts,
+        Direction::Backward => event.fields().timestamp() <= ts,
     }
 }
 
@@ -136,6 +151,43 @@ fn opposite(dir: Direction) -> Direction {
 }
 
 impl RoomView {
+    /// Events around a time, visible or not, the nearest first: not before it going forward and not after it going
+    /// backward.
+    pub async fn events_at_time(
+        &self,
+        ts: u64,
+        dir: Direction,
+    ) -> Result<Vec<TimelineEvent>, RoomError> {
+        let ahead = PageQuery {
+            from: self.place_of_time(ts).await?,
+            to: None,
+            dir,
+            limit: NEIGHBOURS,
+            gaps: Gaps::Pass,
+        };
+        let back = PageQuery {
+            dir: opposite(dir),
+            ..ahead
+        };
+        let mut found = self.page(ahead).await?.events;
+        found.extend(self.page(back).await?.events);
+        found.retain(|event| fits(event, ts, dir));
+        found.sort_by(|a, b| nearer(a, b, ts, dir));
+        Ok(found)
+    }
+
+    /// The history that is missing here at this time, if any is.
+    pub async fn gap_at_time(&self, ts: u64) -> Result<Option<Gap>, RoomError> {
+        let next = PageQuery {
+            from: self.place_of_time(ts).await?,
+            to: None,
+            dir: Direction::Forward,
+            limit: 1,
+            gaps: Gaps::Stop,
+        };
+        Ok(self.page(next).await?.gap)
+    }
+
     /// A place in the timeline before which events are older than `ts`, and after which they are not, as far as
     /// timestamps follow the order of the timeline: found by halving.
     async fn place_of_time(&self, ts: u64) -> Result<TimelineToken, RoomError> {

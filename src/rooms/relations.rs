@@ -1,4 +1,14 @@
 //! What an event in the timeline does to other events: it redacts them, or relates to them.
+//!
+//! * `index`: what is written for a relation;
+//! * `bundle`: what a reader is told with an event ("Aggregations of child events");
+//! * `pages`: the relations of an event and the threads of a room, page by page;
+//! * `rules`: what our own users may not send.
+
+mod bundle;
+pub mod index;
+mod pages;
+mod rules;
 
 use resuni_dag::{Pdu, PowerLevels};
 use resuni_store::{Direction, Position, ScanRange, StoreError};
@@ -8,10 +18,16 @@ use serde::Deserialize;
 use crate::{
     delta::Judged,
     error::RoomError,
-    tables::{HELD_REDACTIONS, Place, REDACTED_OUTLIERS, REDACTIONS, RELATIONS, Relation},
+    tables::{HELD_REDACTIONS, Place, REDACTED_OUTLIERS, REDACTIONS, Relation},
     types::{EventHash, EventNum, RoomNum, SnapNum, UserNum},
     work::Work,
 };
+
+pub(crate) use bundle::Bundling;
+pub use pages::{RelationsPage, RelationsQuery, ThreadsQuery};
+pub(crate) use rules::check;
+
+use index::Related;
 
 /// Redactions that wait for the same target and are looked at when it comes.
 const HELD: usize = 32;
@@ -30,6 +46,10 @@ pub(crate) async fn put(
     spot: Spot,
     event: &Judged,
 ) -> Result<(), RoomError> {
+    // First of all, so that a redaction that waited for this event finds it related.
+    if let Some(related) = Related::of(&event.pdu, num, sender) {
+        work.relations.add(room, spot, related);
+    }
     if let Some(target) = event.pdu.redacts(work.rules) {
         redact(work, room, (num, &event.pdu, event.before), target).await?;
     }
@@ -40,10 +60,6 @@ pub(crate) async fn put(
             put_redaction(work, room, (num, event.place), redaction).await?;
         }
         redact_by_held(work, room, (num, hash), event).await?;
-    }
-    if let Some((target, relation)) = relation_of(&event.pdu, num, sender) {
-        work.batch
-            .put(&RELATIONS, &(room, target, spot.0, spot.1), &relation);
     }
     Ok(())
 }
@@ -108,13 +124,19 @@ async fn put_redaction(
     (target, place): (EventNum, Place),
     redaction: EventNum,
 ) -> Result<(), StoreError> {
-    let snapshot = &work.reader.snapshot;
     if let Place::Timeline { position, sub } = place {
         let key = (room, position, sub);
-        if !snapshot.contains(&REDACTIONS, &key).await? {
+        if !work.reader.snapshot.contains(&REDACTIONS, &key).await? {
             work.batch.put(&REDACTIONS, &key, &redaction);
+            let row = work.reader.event_row(target).await?;
+            let pdu = work.reader.pdu_of(target, &row).await?;
+            if let Some(related) = Related::of(&pdu, target, row.sender) {
+                work.relations.remove(room, (position, sub), related);
+            }
         }
-    } else if !snapshot
+    } else if !work
+        .reader
+        .snapshot
         .contains(&REDACTED_OUTLIERS, &(room, target))
         .await?
     {
@@ -159,11 +181,7 @@ struct RelatesTo {
 }
 
 /// "Relationship definition" of the client-server API: `m.relates_to` with a `rel_type` and an `event_id`.
-pub(crate) fn relation_of(
-    pdu: &Pdu,
-    event: EventNum,
-    sender: UserNum,
-) -> Option<(EventHash, Relation)> {
+fn relation_of(pdu: &Pdu, event: EventNum, sender: UserNum) -> Option<(EventHash, Relation)> {
     if !pdu.content().get().contains("m.relates_to") {
         return None;
     }

@@ -14,6 +14,7 @@ use crate::{
     error::RoomError,
     events::{NewEvent, TxnKey},
     line::Line,
+    relations,
     rooms::Rooms,
     tables::TXNS,
     types::EventNum,
@@ -65,6 +66,7 @@ impl Rooms {
             self.settle().await?;
             return Ok(done);
         }
+        relations::check(&line.work.reader, line.live.num, sender, &event).await?;
         match line.say(sender, event, txn).await {
             Ok(id) => {
                 line.finish(lane).await?.durable().await?;

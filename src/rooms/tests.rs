@@ -20,6 +20,7 @@ mod outside;
 mod people;
 mod places;
 mod reading;
+mod relations;
 
 pub(crate) struct Ticks(AtomicU64);
 

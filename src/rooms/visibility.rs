@@ -12,6 +12,7 @@ use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use crate::error::RoomError;
 use crate::fields::{EventFields, string_member};
 use crate::page::TimelineEvent;
+use crate::relations::Bundling;
 use crate::tables::Place;
 use crate::types::{EventNum, Membership, SnapNum, StateKeyNum, TimelineToken};
 use crate::view::{RoomView, StoredEvent};
@@ -30,6 +31,7 @@ pub struct Viewer {
     states: HashMap<SnapNum, AtState>,
     visibilities: HashMap<EventNum, HistoryVisibility>,
     memberships: HashMap<EventNum, Membership>,
+    pub(crate) bundling: Bundling,
 }
 
 /// What decides whether "the user joined at any point after the event".
@@ -84,6 +86,7 @@ impl RoomView {
             states: HashMap::new(),
             visibilities: HashMap::new(),
             memberships: HashMap::new(),
+            bundling: Bundling::default(),
         })
     }
 

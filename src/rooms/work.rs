@@ -9,6 +9,7 @@ use ruma::{EventId, UserId};
 use crate::{
     cache::AuthEdges,
     reader::Reader,
+    relations::index,
     rooms::Rooms,
     tables::{EVENT_IDS, EventRow, LATTICE, NODES, Place, SNAPS, Snap},
     tree::{self, Put},
@@ -33,6 +34,8 @@ pub(crate) struct Work<'a> {
     lattices: Vec<(SnapNum, Arc<Lattice>)>,
     /// Resolutions whose outcome is in this batch or was there before.
     pub resolved: Vec<(Vec<SnapNum>, SnapNum)>,
+    /// Relations that this batch brings or takes away.
+    pub relations: index::Pending,
 }
 
 impl<'a> Work<'a> {
@@ -50,6 +53,7 @@ impl<'a> Work<'a> {
             anchor,
             lattices: Vec::new(),
             resolved: Vec::new(),
+            relations: index::Pending::default(),
         }
     }
 
@@ -261,7 +265,8 @@ impl<'a> Work<'a> {
     }
 
     /// Applies the batch. What it taught is then remembered for all.
-    pub async fn commit(self) -> Result<Applied, CommitError> {
+    pub async fn commit(mut self) -> Result<Applied, CommitError> {
+        index::settle(&mut self).await?;
         let applied = self.rooms.store.commit(self.batch).await?;
         let caches = &self.reader.caches;
         for (num, snap) in self.reader.fresh.snaps {

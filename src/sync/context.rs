@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use resuni_accounts::AccountDataChange;
 use resuni_rooms::{Form, Membership, RoomNum, RoomOf};
 use resuni_store::Position;
-use ruma::{OwnedUserId, UserId, api::client::filter::EventFormat};
+use ruma::{OwnedUserId, api::client::filter::EventFormat};
 
 use crate::{
     Sync, SyncRequest, SyncToken, Who,
@@ -59,13 +59,7 @@ impl<'a> Context<'a> {
                 Some(room) => by_room.entry(room.clone()).or_default().push(change),
             }
         }
-        let ignored = sync
-            .accounts
-            .account_data(who.account, None, "m.ignored_user_list")
-            .await?;
-        let ignored = ignored
-            .map(|content| ignored_users(content.get()))
-            .unwrap_or_default();
+        let ignored = sync.accounts.ignored_users(who.account).await?;
         Ok(Self {
             sync,
             who,
@@ -89,6 +83,7 @@ impl<'a> Context<'a> {
             device: self.who.device.map(|device| device.as_str()),
             without_room_id: true,
             federation: self.request.filter.event_format == EventFormat::Federation,
+            without_relations: false,
         }
     }
 
@@ -223,16 +218,4 @@ impl<'a> Context<'a> {
             .rfind(own)
             .is_some_and(|event| self.ignored.contains(&event.sender))
     }
-}
-
-fn ignored_users(content: &str) -> HashSet<OwnedUserId> {
-    #[derive(serde::Deserialize)]
-    struct Ignored {
-        ignored_users: BTreeMap<String, serde::de::IgnoredAny>,
-    }
-    let ignored: Option<Ignored> = serde_json::from_str(content).ok();
-    let users = ignored
-        .into_iter()
-        .flat_map(|ignored| ignored.ignored_users.into_keys());
-    users.filter_map(|user| UserId::parse(user).ok()).collect()
 }

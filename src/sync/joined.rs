@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use resuni_rooms::{
-    Gaps, Membership, PageQuery, RoomOf, RoomView, Shown, SnapNum, TimelineEvent, TimelineToken,
-    Viewer, client_format::push_string, receipts::receipt_contents,
+    Form, Gaps, Membership, PageQuery, RoomOf, RoomView, Shown, SnapNum, TimelineEvent,
+    TimelineToken, Viewer, client_format::push_string, receipts::receipt_contents,
 };
 use resuni_store::{Direction, Position};
 
@@ -36,7 +36,10 @@ impl Context<'_> {
         };
         let now = view.snapshot_at(self.now.position).await?;
         let known = self.known(&view, room).await?;
-        let mut viewer = view.viewer(self.who.user).await?;
+        let mut viewer = view
+            .viewer(self.who.user)
+            .await?
+            .ignoring(self.ignored.clone());
         let timeline = self
             .timeline(&view, &mut viewer, known, self.now.position)
             .await?;
@@ -263,7 +266,12 @@ impl Context<'_> {
         timeline: &Timeline,
     ) -> Result<(), SyncError> {
         out.push_str("{\"events\":");
-        out.push_str(&viewer.list(&timeline.events, &self.form()).await?);
+        // A client that has all events counts for itself ("Aggregations of child events").
+        let form = Form {
+            without_relations: !timeline.limited,
+            ..self.form()
+        };
+        out.push_str(&viewer.list(&timeline.events, &form).await?);
         let _ = write!(out, ",\"limited\":{},\"prev_batch\":", timeline.limited);
         push_string(out, &timeline.prev_batch.to_string());
         out.push('}');

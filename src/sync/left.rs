@@ -25,7 +25,10 @@ impl Context<'_> {
                 .map(|_| since);
         }
         let end = room.row.position.min(self.now.position);
-        let mut viewer = view.viewer(self.who.user).await?;
+        let mut viewer = view
+            .viewer(self.who.user)
+            .await?
+            .ignoring(self.ignored.clone());
         let mut timeline = self.timeline(&view, &mut viewer, known, end).await?;
         // Who declined an invite sees that, whatever the history visibility says of the rest.
         if timeline.events.is_empty() && self.request.filter.room.timeline.limit != Some(uint!(0)) {

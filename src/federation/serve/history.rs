@@ -7,14 +7,16 @@ use resuni_rooms::{
     EventHash, EventNum, RoomError, RoomView, ServerViewer, StoredEvent,
     tables::{EVENT_IDS, EVENTS, Place},
 };
+use resuni_store::Direction;
 use ruma::{
-    EventId, OwnedEventId, ServerName,
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, ServerName, UInt, api,
     api::federation::{
         authorization::get_event_authorization::v1 as event_auth,
         backfill::get_backfill::v1 as backfill,
         event::{
-            get_event::v1 as get_event, get_missing_events::v1 as missing_events,
-            get_room_state::v1 as room_state, get_room_state_ids::v1 as state_ids,
+            get_event::v1 as get_event, get_event_by_timestamp::v1 as by_timestamp,
+            get_missing_events::v1 as missing_events, get_room_state::v1 as room_state,
+            get_room_state_ids::v1 as state_ids,
         },
     },
 };
@@ -162,6 +164,35 @@ impl Serve {
         events.reverse();
         Ok(missing_events::Response::new(
             self.visible(&view, origin, events).await?,
+        ))
+    }
+
+    /// `GET /v1/timestamp_to_event/{roomId}`: the event nearest to a time that the server may see.
+    ///
+    /// # Errors
+    /// 403 for servers that are not in the room, 404 when there is none.
+    pub async fn event_at_time(
+        &self,
+        origin: &ServerName,
+        request: by_timestamp::Request,
+    ) -> Result<by_timestamp::Response, FederationError> {
+        let view = self.shared_room(origin, &request.room_id).await?;
+        let dir = match request.dir {
+            api::Direction::Forward => Direction::Forward,
+            api::Direction::Backward => Direction::Backward,
+        };
+        let mut viewer = view.server_viewer(origin).await?;
+        for event in view.events_at_time(request.ts.get().into(), dir).await? {
+            if viewer.sees(event.row.snap_before, &event.row.pdu).await? {
+                let time = UInt::new_saturating(event.fields().timestamp());
+                return Ok(by_timestamp::Response::new(
+                    event.event_id(),
+                    MilliSecondsSinceUnixEpoch(time),
+                ));
+            }
+        }
+        Err(FederationError::NotFound(
+            "there is no event of this time".to_owned(),
         ))
     }
 

@@ -7,33 +7,28 @@ use bytes::Bytes;
 use resuni_accounts::Session;
 use resuni_federation::Federation;
 use resuni_rooms::{
-    Context, Gaps, Page, PageQuery, RoomError, RoomView, Rooms, TimelineEvent, TimelineToken,
+    Context, Gap, Gaps, Page, PageQuery, RoomError, RoomView, Rooms, TimelineEvent, TimelineToken,
     Viewer,
 };
 use resuni_store::{Direction, Position};
 use resuni_sync::filter;
 use ruma::{
-    MilliSecondsSinceUnixEpoch, RoomId, UInt,
-    api::{
-        self,
-        client::{
-            context::get_context,
-            filter::RoomEventFilter,
-            message::get_message_events,
-            room::{get_event_by_timestamp, get_room_event},
-        },
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, UInt,
+    api::client::{
+        context::get_context,
+        filter::RoomEventFilter,
+        message::get_message_events,
+        room::{get_event_by_timestamp, get_room_event},
     },
 };
 
-use super::rooms::{form, token, view};
+use super::rooms::{Reading, direction, form, limit, token, unknown_event, view};
 use crate::{
     error::ApiError,
     extract::{Answer, Policy, RawJson, Reply, Ruma},
     routes::Routes,
 };
 
-/// The most events of one answer.
-const MOST: usize = 1_000;
 /// How often history is fetched for one page.
 const FETCHES: usize = 5;
 
@@ -51,12 +46,6 @@ pub fn routes() -> Routes {
         .on(at_time)
 }
 
-fn limit(asked: UInt) -> usize {
-    usize::try_from(u64::from(asked))
-        .unwrap_or(MOST)
-        .clamp(1, MOST)
-}
-
 /// The events of a page that the filter lets through.
 async fn page(
     viewer: &mut Viewer,
@@ -69,11 +58,11 @@ async fn page(
 }
 
 async fn messages(
-    State(rooms): State<Arc<Rooms>>,
+    State(reading): State<Reading>,
     State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, caller, .. }: Ruma<get_message_events::v3::Request>,
 ) -> Result<RawJson, ApiError> {
-    let view = view(&rooms, &body.room_id).await?;
+    let view = view(&reading.rooms, &body.room_id).await?;
     // Members, former members, and everybody where the world may read; the rest hears nothing.
     view.readable_state(&caller.user_id).await?;
     let dir = direction(body.dir);
@@ -92,15 +81,17 @@ async fn messages(
     };
     let federation = federation.as_deref();
     let (mut viewer, page) =
-        whole_page(&rooms, federation, &caller, view, &body.filter, query).await?;
+        whole_page(&reading, federation, &caller, view, &body.filter, query).await?;
 
-    let chunk = viewer.list(&page.events, &form(&rooms, &caller)).await?;
+    let chunk = viewer
+        .list(&page.events, &form(&reading.rooms, &caller))
+        .await?;
     let mut out = format!(r#"{{"start":"{from}","chunk":{chunk}"#);
     if let Some(end) = page.end {
         out.push_str(&format!(r#","end":"{end}""#));
     }
     if filter::lazy(&body.filter) {
-        let state = senders(&mut viewer, &page.events, &rooms, &caller).await?;
+        let state = senders(&mut viewer, &page.events, &reading.rooms, &caller).await?;
         out.push_str(&format!(r#","state":[{}]"#, state.join(",")));
     }
     out.push('}');
@@ -109,7 +100,7 @@ async fn messages(
 
 /// A page, with what is missing in it fetched from other servers as far as they have it.
 async fn whole_page(
-    rooms: &Rooms,
+    reading: &Reading,
     federation: Option<&Federation>,
     caller: &Session,
     mut view: RoomView,
@@ -117,7 +108,7 @@ async fn whole_page(
     mut query: PageQuery,
 ) -> Result<(Viewer, Page), ApiError> {
     for _ in 0..FETCHES {
-        let mut viewer = view.viewer(&caller.user_id).await?;
+        let mut viewer = reading.viewer(&view, caller).await?;
         let page = page(&mut viewer, filter, query).await?;
         let Some(gap) = page
             .gap
@@ -131,7 +122,7 @@ async fn whole_page(
             None => Ok(0),
         };
         match fetched {
-            Ok(1..) => view = rooms.view_known(view.room_id()).await?,
+            Ok(1..) => view = reading.rooms.view_known(view.room_id()).await?,
             Ok(0) => query.gaps = Gaps::Pass,
             Err(error) => {
                 tracing::debug!(room = %view.room_id(), %error, "history can't be fetched");
@@ -139,7 +130,7 @@ async fn whole_page(
             }
         }
     }
-    let mut viewer = view.viewer(&caller.user_id).await?;
+    let mut viewer = reading.viewer(&view, caller).await?;
     let page = page(&mut viewer, filter, query).await?;
     Ok((viewer, page))
 }
@@ -171,10 +162,10 @@ async fn senders(
 }
 
 async fn context(
-    State(rooms): State<Arc<Rooms>>,
+    State(reading): State<Reading>,
     Ruma { body, caller, .. }: Ruma<get_context::v3::Request>,
 ) -> Result<RawJson, ApiError> {
-    let mut viewer = viewer(&rooms, &caller, &body.room_id).await?;
+    let mut viewer = reading.of_room(&body.room_id, &caller).await?;
     let limit = limit(body.limit);
     let wanted = |event: &TimelineEvent| filter::pdu(&body.filter, &event.fields());
     let Context {
@@ -188,11 +179,11 @@ async fn context(
         .context(&body.event_id, limit, wanted)
         .await
         .map_err(|error| match error {
-            RoomError::NotFound(_) => unknown(),
+            RoomError::NotFound(_) => unknown_event(),
             error => error.into(),
         })?;
 
-    let form = form(&rooms, &caller);
+    let form = form(&reading.rooms, &caller);
     let state = if filter::lazy(&body.filter) {
         let all: Vec<_> = before
             .iter()
@@ -200,7 +191,7 @@ async fn context(
             .chain(&after)
             .cloned()
             .collect();
-        senders(&mut viewer, &all, &rooms, &caller).await?
+        senders(&mut viewer, &all, &reading.rooms, &caller).await?
     } else {
         let nums = viewer.view().state_at_snap(state).nums().await?;
         viewer.view().state_json(&nums, &form).await?
@@ -217,48 +208,77 @@ async fn context(
 }
 
 async fn event(
-    State(rooms): State<Arc<Rooms>>,
+    State(reading): State<Reading>,
     Ruma { body, caller, .. }: Ruma<get_room_event::v3::Request>,
 ) -> Result<RawJson, ApiError> {
-    let mut viewer = viewer(&rooms, &caller, &body.room_id).await?;
-    let event = viewer.event(&body.event_id).await?.ok_or_else(unknown)?;
-    let json = viewer.json(&event, &form(&rooms, &caller)).await?;
+    let mut viewer = reading.of_room(&body.room_id, &caller).await?;
+    let event = viewer
+        .event(&body.event_id)
+        .await?
+        .ok_or_else(unknown_event)?;
+    let json = viewer.json(&event, &form(&reading.rooms, &caller)).await?;
     Ok(RawJson(Bytes::from(json)))
 }
 
 async fn at_time(
-    State(rooms): State<Arc<Rooms>>,
+    State(reading): State<Reading>,
+    State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, caller, .. }: Ruma<get_event_by_timestamp::v1::Request>,
 ) -> Answer<get_event_by_timestamp::v1::Response> {
-    let view = view(&rooms, &body.room_id).await?;
+    let view = view(&reading.rooms, &body.room_id).await?;
     view.readable_state(&caller.user_id).await?;
-    let mut viewer = view.viewer(&caller.user_id).await?;
-    let event = viewer
-        .event_at_time(body.ts.get().into(), direction(body.dir))
-        .await?;
-    let event = event.ok_or_else(unknown)?;
-    let time = UInt::new_saturating(event.fields().timestamp());
-    let time = MilliSecondsSinceUnixEpoch(time);
+    let (ts, dir) = (u64::from(body.ts.get()), direction(body.dir));
+    let mut viewer = reading.viewer(&view, &caller).await?;
+    let here = viewer.event_at_time(ts, dir).await?;
+    let here = here.map(|event| (event.event_id(), event.fields().timestamp()));
+    // Where history is missing here, others may know of an event that is nearer.
+    let there = match (federation, view.gap_at_time(ts).await?) {
+        (Some(federation), Some(gap)) => elsewhere(&federation, &view, gap, ts, dir).await?,
+        _ => None,
+    };
+    let there = match there {
+        Some(found) if hidden(&reading, &caller, &view, &found.0).await? => None,
+        there => there,
+    };
+    let nearest = [here, there]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(_, time)| time.abs_diff(ts));
+    let (event, time) = nearest.ok_or_else(unknown_event)?;
+    let time = MilliSecondsSinceUnixEpoch(UInt::new_saturating(time));
     Ok(Reply(get_event_by_timestamp::v1::Response::new(
-        event.event_id(),
-        time,
+        event, time,
     )))
 }
 
-/// What the caller may not see doesn't exist, as far as they can tell.
-fn unknown() -> ApiError {
-    ApiError::not_found("There is no such event that you may see.")
+/// What other servers know of a time, its history fetched, so that the client can go on from there.
+async fn elsewhere(
+    federation: &Federation,
+    view: &RoomView,
+    gap: Gap,
+    ts: u64,
+    dir: Direction,
+) -> Result<Option<(OwnedEventId, u64)>, ApiError> {
+    let fetcher = &federation.fetcher;
+    let found = fetcher.event_at_time(view, ts, dir).await?;
+    if let Some((event, _)) = &found
+        && let Err(error) = fetcher.fetch_up_to(view.room_id(), gap, event).await
+    {
+        tracing::debug!(room = %view.room_id(), %error, "the history around an event can't be fetched");
+    }
+    Ok(found)
 }
 
-/// The caller's eyes on a room. A room that does not exist is one of which they see nothing.
-async fn viewer(rooms: &Rooms, caller: &Session, room: &RoomId) -> Result<Viewer, ApiError> {
-    let view = rooms.view(room).await?.ok_or_else(unknown)?;
-    Ok(view.viewer(&caller.user_id).await?)
-}
-
-fn direction(dir: api::Direction) -> Direction {
-    match dir {
-        api::Direction::Backward => Direction::Backward,
-        api::Direction::Forward => Direction::Forward,
+/// Whether an event is here by now and the caller may not see it.
+async fn hidden(
+    reading: &Reading,
+    caller: &Session,
+    view: &RoomView,
+    event: &EventId,
+) -> Result<bool, ApiError> {
+    let view = reading.rooms.view_known(view.room_id()).await?;
+    match view.timeline_event(event).await? {
+        Some(event) => Ok(!reading.viewer(&view, caller).await?.sees(&event).await?),
+        None => Ok(false),
     }
 }

@@ -1,10 +1,17 @@
 //! What the endpoints about rooms share.
 
-use resuni_accounts::{Accounts, Session};
-use resuni_rooms::{Form, MemberProfile, RoomView, Rooms, TimelineToken};
-use ruma::{OwnedUserId, RoomId, UserId};
+use std::sync::Arc;
 
-use crate::error::ApiError;
+use axum::extract::FromRef;
+use resuni_accounts::{Accounts, Session};
+use resuni_rooms::{Form, MemberProfile, RoomView, Rooms, TimelineToken, Viewer};
+use resuni_store::Direction;
+use ruma::{
+    OwnedUserId, RoomId, UInt, UserId,
+    api::{self},
+};
+
+use crate::{AppState, error::ApiError};
 
 /// The answer to whoever asks about a room that they may not know: the same whether or not it
 /// exists.
@@ -28,6 +35,60 @@ pub async fn view_joined(
         Ok(view)
     } else {
         Err(not_in_room())
+    }
+}
+
+/// What reading rooms takes.
+#[derive(Clone)]
+pub struct Reading {
+    /// The rooms.
+    pub rooms: Arc<Rooms>,
+    accounts: Arc<Accounts>,
+}
+
+impl FromRef<AppState> for Reading {
+    fn from_ref(state: &AppState) -> Self {
+        Self {
+            rooms: state.rooms.clone(),
+            accounts: state.accounts.clone(),
+        }
+    }
+}
+
+impl Reading {
+    /// The caller's eyes on a room.
+    pub async fn viewer(&self, view: &RoomView, caller: &Session) -> Result<Viewer, ApiError> {
+        let ignored = self.accounts.ignored_users(caller.account).await?;
+        Ok(view.viewer(&caller.user_id).await?.ignoring(ignored))
+    }
+
+    /// The same, of a room by its id. One that does not exist is one of which they see nothing.
+    pub async fn of_room(&self, room: &RoomId, caller: &Session) -> Result<Viewer, ApiError> {
+        let view = self.rooms.view(room).await?.ok_or_else(unknown_event)?;
+        self.viewer(&view, caller).await
+    }
+}
+
+/// What the caller may not see doesn't exist, as far as they can tell.
+pub fn unknown_event() -> ApiError {
+    ApiError::not_found("There is no such event that you may see.")
+}
+
+/// The most events of one answer.
+const MOST: usize = 1_000;
+
+/// How many events a client gets that asks for so many.
+pub fn limit(asked: UInt) -> usize {
+    usize::try_from(u64::from(asked))
+        .unwrap_or(MOST)
+        .clamp(1, MOST)
+}
+
+/// Which way a client reads.
+pub fn direction(dir: api::Direction) -> Direction {
+    match dir {
+        api::Direction::Backward => Direction::Backward,
+        api::Direction::Forward => Direction::Forward,
     }
 }
 

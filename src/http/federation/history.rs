@@ -4,7 +4,9 @@
 use ruma::api::federation::{
     authorization::get_event_authorization,
     backfill::get_backfill,
-    event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    event::{
+        get_event, get_event_by_timestamp, get_missing_events, get_room_state, get_room_state_ids,
+    },
 };
 
 use super::On;
@@ -22,6 +24,7 @@ pub fn routes() -> Routes {
         .on(event_auth)
         .on(backfill)
         .on(missing)
+        .on(at_time)
 }
 
 async fn event(
@@ -64,4 +67,11 @@ async fn missing(
     Ruma { body, caller, .. }: Ruma<get_missing_events::v1::Request>,
 ) -> Answer<get_missing_events::v1::Response> {
     Ok(Reply(federation.serve.missing_events(&caller, body).await?))
+}
+
+async fn at_time(
+    On(federation): On,
+    Ruma { body, caller, .. }: Ruma<get_event_by_timestamp::v1::Request>,
+) -> Answer<get_event_by_timestamp::v1::Response> {
+    Ok(Reply(federation.serve.event_at_time(&caller, body).await?))
 }

@@ -1,0 +1,150 @@
+//! Events that relate to others, and threads (Client-Server API, "Relationships API", "Threading").
+
+use axum::extract::State;
+use bytes::Bytes;
+use resuni_accounts::Session;
+use resuni_rooms::{RelationsQuery, ThreadsQuery};
+use ruma::{
+    RoomId, UInt,
+    api::client::{
+        relations::{
+            get_relating_events, get_relating_events_with_rel_type,
+            get_relating_events_with_rel_type_and_event_type,
+        },
+        threads::get_threads,
+    },
+};
+
+use super::rooms::{Reading, direction, form, limit, not_in_room, token, view};
+use crate::{
+    error::ApiError,
+    extract::{RawJson, Ruma},
+    routes::Routes,
+};
+
+/// Events of a page when the client names no number.
+const DEFAULT_LIMIT: usize = 20;
+
+/// The table of this section.
+pub fn routes() -> Routes {
+    Routes::new()
+        .guest(all)
+        .guest(of_type)
+        .guest(of_types)
+        .guest(threads)
+}
+
+fn asked(asked: Option<UInt>) -> usize {
+    asked.map_or(DEFAULT_LIMIT, limit)
+}
+
+fn place(text: Option<&str>) -> Result<Option<resuni_rooms::TimelineToken>, ApiError> {
+    text.map(token).transpose()
+}
+
+async fn all(
+    State(reading): State<Reading>,
+    Ruma { body, caller, .. }: Ruma<get_relating_events::v1::Request>,
+) -> Result<RawJson, ApiError> {
+    let query = RelationsQuery {
+        parent: body.event_id,
+        rel_type: None,
+        kind: None,
+        from: place(body.from.as_deref())?,
+        to: place(body.to.as_deref())?,
+        dir: direction(body.dir),
+        limit: asked(body.limit),
+        recurse: body.recurse,
+    };
+    page(&reading, &caller, &body.room_id, body.from, query).await
+}
+
+async fn of_type(
+    State(reading): State<Reading>,
+    Ruma { body, caller, .. }: Ruma<get_relating_events_with_rel_type::v1::Request>,
+) -> Result<RawJson, ApiError> {
+    let query = RelationsQuery {
+        parent: body.event_id,
+        rel_type: Some(body.rel_type.to_string()),
+        kind: None,
+        from: place(body.from.as_deref())?,
+        to: place(body.to.as_deref())?,
+        dir: direction(body.dir),
+        limit: asked(body.limit),
+        recurse: body.recurse,
+    };
+    page(&reading, &caller, &body.room_id, body.from, query).await
+}
+
+async fn of_types(
+    State(reading): State<Reading>,
+    Ruma { body, caller, .. }: Ruma<get_relating_events_with_rel_type_and_event_type::v1::Request>,
+) -> Result<RawJson, ApiError> {
+    let query = RelationsQuery {
+        parent: body.event_id,
+        rel_type: Some(body.rel_type.to_string()),
+        kind: Some(body.event_type.to_string()),
+        from: place(body.from.as_deref())?,
+        to: place(body.to.as_deref())?,
+        dir: direction(body.dir),
+        limit: asked(body.limit),
+        recurse: body.recurse,
+    };
+    page(&reading, &caller, &body.room_id, body.from, query).await
+}
+
+/// A page of relations; `from` is told again as the way back.
+async fn page(
+    reading: &Reading,
+    caller: &Session,
+    room: &RoomId,
+    from: Option<String>,
+    query: RelationsQuery,
+) -> Result<RawJson, ApiError> {
+    let mut viewer = reading.of_room(room, caller).await?;
+    let page = viewer.related(&query).await?;
+    let chunk = viewer
+        .list(&page.events, &form(&reading.rooms, caller))
+        .await?;
+    let mut out = format!(r#"{{"chunk":{chunk}"#);
+    if let Some(next) = page.next {
+        out.push_str(&format!(r#","next_batch":"{next}""#));
+    }
+    if from.is_some()
+        && let Some(from) = query.from
+    {
+        out.push_str(&format!(r#","prev_batch":"{from}""#));
+    }
+    if let Some(depth) = page.depth {
+        out.push_str(&format!(r#","recursion_depth":{depth}"#));
+    }
+    out.push('}');
+    Ok(RawJson(Bytes::from(out)))
+}
+
+async fn threads(
+    State(reading): State<Reading>,
+    Ruma { body, caller, .. }: Ruma<get_threads::v1::Request>,
+) -> Result<RawJson, ApiError> {
+    let view = view(&reading.rooms, &body.room_id).await?;
+    view.readable_state(&caller.user_id)
+        .await
+        .map_err(|_| not_in_room())?;
+    let mut viewer = reading.viewer(&view, &caller).await?;
+    let query = ThreadsQuery {
+        from: place(body.from.as_deref())?,
+        participated: body.include == get_threads::v1::IncludeThreads::Participated,
+        limit: asked(body.limit),
+    };
+    let page = viewer.threads(&query).await?;
+    let chunk = viewer
+        .list(&page.events, &form(&reading.rooms, &caller))
+        .await?;
+    let next = page
+        .next
+        .map(|next| format!(r#","next_batch":"{next}""#))
+        .unwrap_or_default();
+    Ok(RawJson(Bytes::from(format!(
+        r#"{{"chunk":{chunk}{next}}}"#
+    ))))
+}
