@@ -28,6 +28,7 @@ pub mod net;
 pub mod network;
 pub mod sender;
 pub mod serve;
+pub mod spaces;
 pub mod tables;
 mod template;
 pub mod xmatrix;

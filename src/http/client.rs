@@ -20,6 +20,7 @@ mod rooms;
 mod rooms_create;
 mod send;
 mod session;
+mod spaces;
 mod state;
 mod sync;
 mod to_device;
@@ -50,6 +51,7 @@ pub fn routes() -> Routes {
         rooms_create::routes,
         send::routes,
         session::routes,
+        spaces::routes,
         state::routes,
         sync::routes,
         to_device::routes,

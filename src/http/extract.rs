@@ -238,6 +238,13 @@ impl RawJson {
     pub fn of(value: &Value) -> RawJson {
         RawJson(value.to_string().into())
     }
+
+    /// A value of ours, written as JSON.
+    pub fn written(value: &impl serde::Serialize) -> Result<RawJson, ApiError> {
+        serde_json::to_vec(value)
+            .map(|json| RawJson(json.into()))
+            .map_err(ApiError::internal)
+    }
 }
 
 impl IntoResponse for RawJson {

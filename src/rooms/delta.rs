@@ -16,8 +16,8 @@ use crate::{
     relations,
     tables::{
         EVENTS, EventLog, EventRow, HEAD, Head, LATTICE, LOCAL_MEMBERS, MEMBERS, MISSING, Missing,
-        OUTLIERS, OutlierRow, Place, REDACTED_OUTLIERS, ROOM_SERVERS, SERVER_ROOMS, TIMELINE, TXNS,
-        TimelineRow, USER_ROOMS, UserRoom, flags,
+        OUTLIERS, OutlierRow, Place, REDACTED_OUTLIERS, ROOM_SERVERS, SERVER_ROOMS, SPACE_CHILDREN,
+        TIMELINE, TXNS, TimelineRow, USER_ROOMS, UserRoom, flags,
     },
     types::{
         EventHash, EventNum, Membership, RoomNum, ServerNum, SnapNum, StoredId, UserNum, server_of,
@@ -235,6 +235,14 @@ pub(crate) struct Turn {
     members: Vec<MemberTurn>,
     /// Joined users more or less, by server.
     servers: BTreeMap<ServerNum, i64>,
+    /// Links to children of a space that are new or no more.
+    children: Vec<(String, Option<EventNum>)>,
+}
+
+/// Whether an `m.space.child` links to a child: the link is taken away with its `via`.
+pub(crate) fn links(child: &Pdu) -> bool {
+    let via = crate::fields::member(child.content().get(), "via");
+    via.is_some_and(|via| via.starts_with('[') && via != "[]")
 }
 
 /// A user whose member event is another.
@@ -268,6 +276,14 @@ pub(crate) async fn turn(
     turn.lattice = Some(work.lattice(new).await?);
     for change in work.reader.state_diff(old, new).await? {
         let (kind, key) = work.reader.state_key(change.key).await?;
+        if kind == "m.space.child" {
+            let link = match change.after {
+                Some(event) if links(&work.reader.pdu(event).await?) => Some(event),
+                _ => None,
+            };
+            turn.children.push((key, link));
+            continue;
+        }
         let (Some(event), "m.room.member") = (change.after.or(change.before), kind.as_str()) else {
             continue;
         };
@@ -324,6 +340,12 @@ pub(crate) async fn move_head(
         }
     }
     put_servers(work, room, turn.servers).await?;
+    for (child, link) in turn.children {
+        match link {
+            Some(event) => work.batch.put(&SPACE_CHILDREN, &(room, child), &event),
+            None => work.batch.delete(&SPACE_CHILDREN, &(room, child)),
+        }
+    }
     match old {
         Some(old) => work.batch.guard_equals(&HEAD, &room, old),
         None => work.batch.guard_absent(&HEAD, &room),

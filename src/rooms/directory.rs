@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use resuni_store::{Batch, Direction, ScanRange, Table, TableInfo};
 use ruma::{OwnedRoomId, RoomId, UserId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::RoomError;
 use crate::rooms::Rooms;
@@ -33,7 +33,7 @@ const ORDER_MS: u64 = 5_000;
 const MAX_PUBLISHED: usize = 100_000;
 
 /// A room as the directory, the room summary and the space hierarchy show it (`PublishedRoomsChunk`).
-#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub struct RoomSummary {
     /// The room.
     pub room_id: OwnedRoomId,
@@ -44,22 +44,27 @@ pub struct RoomSummary {
     /// Whether guests may join.
     pub guest_can_join: bool,
     /// `m.room.name`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The plain text of `m.room.topic`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
     /// `m.room.avatar`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avatar_url: Option<String>,
     /// `m.room.canonical_alias`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canonical_alias: Option<String>,
-    /// `m.room.join_rules`; `invite` where there is none.
+    /// `m.room.join_rules`; `invite` where there is none. A server that leaves it out means `public`.
+    #[serde(default = "public")]
     pub join_rule: String,
     /// The `type` in `m.room.create`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room_type: Option<String>,
+}
+
+fn public() -> String {
+    "public".to_owned()
 }
 
 /// What of the directory is asked for.

@@ -459,7 +459,7 @@ impl Rooms {
         Ok(here.then_some(view))
     }
 
-    async fn out_of_band(
+    pub(crate) async fn out_of_band(
         &self,
         room: &RoomId,
         user: &UserId,

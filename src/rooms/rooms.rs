@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     cache::Caches, directory::DirectoryOrder, error::RoomError, lane::Lanes, reader::Reader,
-    typing::Typing,
+    spaces::Walks, typing::Typing,
 };
 
 /// Who we are, and what new rooms are like.
@@ -31,6 +31,8 @@ pub struct Rooms {
     pub(crate) caches: Arc<Caches>,
     pub(crate) lanes: Lanes,
     pub(crate) directory: DirectoryOrder,
+    /// Walks through spaces that clients may go on with.
+    pub walks: Walks,
     typing: Arc<Typing>,
     /// Bounds the threads that resolve states at a time.
     pub(crate) resolving: Arc<Semaphore>,
@@ -49,6 +51,7 @@ impl Rooms {
         Ok(Arc::new(Self {
             typing: Arc::new(Typing::new(clock.clone())),
             directory: DirectoryOrder::default(),
+            walks: Walks::new(clock.now_ms()),
             config,
             store,
             clock,

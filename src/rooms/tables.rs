@@ -63,6 +63,10 @@ pub static REDACTED_OUTLIERS: Table<(RoomNum, EventNum), EventNum> =
 /// relation may come before its target.
 pub static RELATIONS: Table<(RoomNum, EventHash, Position, u32), Relation> =
     Table::new(0x0213, "relations");
+/// The links to children in the current state of a room (`m.space.child` with a `via`), by the child's id. Derived from
+/// the current state, so that a space is shown without a look at all its members.
+pub static SPACE_CHILDREN: Table<(RoomNum, String), EventNum> =
+    Table::new(0x0256, "children of spaces");
 /// What a transaction id of a client was answered with: (sender, room, device, event type, transaction id).
 pub static TXNS: Table<(UserNum, RoomNum, String, String, String), EventNum> =
     Table::new(0x0214, "transactions");
@@ -90,6 +94,7 @@ pub const TABLES: &[TableInfo] = &[
     RELATIONS.info(),
     TXNS.info(),
     REDACTED_OUTLIERS.info(),
+    SPACE_CHILDREN.info(),
 ];
 
 /// An event got its place in a room's timeline, or an invite or a knock of a room we are not in changed. The scope is

@@ -21,6 +21,7 @@ mod people;
 mod places;
 mod reading;
 mod relations;
+mod spaces;
 
 pub(crate) struct Ticks(AtomicU64);
 

@@ -1,7 +1,8 @@
 //! Questions about our people, aliases and public rooms.
 
-use resuni_rooms::DirectoryQuery;
+use resuni_rooms::{DirectoryQuery, spaces::Hierarchy};
 use ruma::{
+    RoomId, ServerName,
     api::federation::{
         directory::{
             get_public_rooms::v1 as public_rooms, get_public_rooms_filtered::v1 as filtered,
@@ -50,6 +51,26 @@ impl Serve {
             return Err(unknown());
         }
         Ok(answer)
+    }
+
+    /// `GET /v1/hierarchy/{roomId}`.
+    ///
+    /// # Errors
+    /// 404 for rooms that we are not in or that the server may not know of.
+    pub async fn hierarchy(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        suggested_only: bool,
+    ) -> Result<Hierarchy, FederationError> {
+        let view = self.room(origin, room).await?;
+        if !self.rooms.may_preview_from(&view, origin).await? {
+            return Err(super::unknown_room(room));
+        }
+        Ok(self
+            .rooms
+            .hierarchy_for(&view, origin, suggested_only)
+            .await?)
     }
 
     /// `GET /v1/query/directory`.

@@ -10,12 +10,13 @@ use ruma::api::federation::{
     discovery::get_server_version::v1 as version,
     openid::get_openid_userinfo,
     query::{get_profile_information, get_room_information},
+    space::get_hierarchy,
 };
 
 use super::On;
 use crate::{
     error::ApiError,
-    extract::{Answer, Reply, Ruma},
+    extract::{Answer, RawJson, Reply, Ruma},
     routes::Routes,
 };
 
@@ -28,6 +29,7 @@ pub fn routes() -> Routes {
         .on(search)
         .on(openid)
         .on(implementation)
+        .on(hierarchy)
 }
 
 async fn profile(
@@ -56,6 +58,17 @@ async fn search(
     Ruma { body, .. }: Ruma<get_public_rooms_filtered::v1::Request>,
 ) -> Answer<get_public_rooms_filtered::v1::Response> {
     Ok(Reply(federation.serve.public_rooms_filtered(body).await?))
+}
+
+async fn hierarchy(
+    On(federation): On,
+    Ruma { body, caller, .. }: Ruma<get_hierarchy::v1::Request>,
+) -> Result<RawJson, ApiError> {
+    let answer = federation
+        .serve
+        .hierarchy(&caller, &body.room_id, body.suggested_only)
+        .await?;
+    RawJson::written(&answer)
 }
 
 async fn implementation(On(_): On, _: Ruma<version::Request>) -> Answer<version::Response> {

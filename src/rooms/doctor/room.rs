@@ -8,11 +8,11 @@ use ruma::UserId;
 
 use super::{Doctor, Rows};
 use crate::{
-    delta::membership_in,
+    delta::{links, membership_in},
     error::RoomError,
     tables::{
         EVENTS, Head, LATTICE, LOCAL_MEMBERS, MEMBERS, Place, ROOM_SERVERS, RoomRow, SERVER_ROOMS,
-        STATE_AT, USER_ROOMS,
+        SPACE_CHILDREN, STATE_AT, USER_ROOMS,
     },
     types::{EventNum, Membership, RoomNum, SERVER_NUMBERS, ServerNum, UserNum, server_of},
 };
@@ -23,6 +23,7 @@ struct Derived {
     members: BTreeMap<UserNum, (Membership, EventNum)>,
     local: BTreeSet<UserNum>,
     servers: BTreeMap<ServerNum, u64>,
+    children: BTreeMap<String, EventNum>,
 }
 
 impl Derived {
@@ -113,7 +114,9 @@ impl Doctor<'_> {
                 )
             });
             lattice.add(&kind, &key, found.id.to_id().as_str());
-            if kind == "m.room.member"
+            if kind == "m.space.child" && links(&self.reader.pdu(event).await?) {
+                derived.children.insert(key, event);
+            } else if kind == "m.room.member"
                 && let Ok(user) = UserId::parse(&key)
                 && let Some(membership) = membership_in(&self.reader.pdu(event).await?)
             {
@@ -191,6 +194,14 @@ impl Doctor<'_> {
         while let Some(page) = rows.next(&self.reader).await? {
             local.extend(page.into_iter().map(|((_, user), ())| user));
         }
+        let mut children = BTreeMap::new();
+        let mut rows = Rows::of(&SPACE_CHILDREN, ScanRange::prefix(&num));
+        while let Some(page) = rows.next(&self.reader).await? {
+            children.extend(page.into_iter().map(|((_, child), event)| (child, event)));
+        }
+        self.expect(children == derived.children, || {
+            format!("the children of the space {room} are not those of its state")
+        });
         self.expect(local == derived.local, || {
             format!("the local members of the room {room} are not those of its state")
         });
