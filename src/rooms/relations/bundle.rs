@@ -69,7 +69,7 @@ impl Viewer {
         event: &TimelineEvent,
         form: &Form<'_>,
     ) -> Result<Option<String>, RoomError> {
-        let key = (self.view().num(), event.row.id);
+        let key = (self.view().num(), event.row.id.key());
         let Some(aggregate) = self.view().snapshot().get(&AGGREGATES, &key).await? else {
             return Ok(None);
         };
@@ -87,7 +87,7 @@ impl Viewer {
             parts.push(format!("\"m.replace\":{edit}"));
         }
         if aggregate.references > 0 {
-            parts.extend(self.references(event.row.id).await?);
+            parts.extend(self.references(event.row.id.key()).await?);
         }
         if aggregate.threaded > 0 && !relates(&event.fields()) {
             parts.extend(self.thread(event, &aggregate, form).await?);
@@ -106,7 +106,7 @@ impl Viewer {
             return Ok(None);
         }
         let sender = view.reader.event_row(event.row.event).await?.sender;
-        for num in view.edits(event.row.id, sender).await? {
+        for num in view.edits(event.row.id.key(), sender).await? {
             let Some(edit) = view.numbered(num).await? else {
                 continue;
             };
@@ -149,12 +149,12 @@ impl Viewer {
         aggregate: &Aggregate,
         form: &Form<'_>,
     ) -> Result<Option<String>, RoomError> {
-        let Some(latest) = self.latest_of_thread(root.row.id).await? else {
+        let Some(latest) = self.latest_of_thread(root.row.id.key()).await? else {
             return Ok(None);
         };
         let mut count = aggregate.threaded;
         for ignored in self.ignored_nums().await? {
-            count = count.saturating_sub(self.share_of(root.row.id, ignored).await?);
+            count = count.saturating_sub(self.share_of(root.row.id.key(), ignored).await?);
         }
         let participated = self.participated(root).await?;
         // It is part of a thread, so it has none of its own.
@@ -195,7 +195,7 @@ impl Viewer {
             return Ok(true);
         }
         match self.view().user_num(self.user()).await? {
-            Some(user) => Ok(self.share_of(root.row.id, user).await? > 0),
+            Some(user) => Ok(self.share_of(root.row.id.key(), user).await? > 0),
             None => Ok(false),
         }
     }

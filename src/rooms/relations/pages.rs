@@ -88,7 +88,11 @@ impl Viewer {
             Direction::Forward => (query.from, query.to.map_or(end, |to| to.min(end))),
         };
         let followed = match query.recurse {
-            true => Some(self.view().followed(parent.row.id, query, stretch).await?),
+            true => Some(
+                self.view()
+                    .followed(parent.row.id.key(), query, stretch)
+                    .await?,
+            ),
             false => None,
         };
         let mut page = RelationsPage {
@@ -102,7 +106,7 @@ impl Viewer {
                 Some(places) => within(places, stretch, query.dir, want),
                 None => {
                     self.view()
-                        .places(parent.row.id, query, stretch, want)
+                        .places(parent.row.id.key(), query, stretch, want)
                         .await?
                 }
             };
@@ -335,7 +339,7 @@ impl RoomView {
         let keys: Vec<_> = rows
             .into_iter()
             .flatten()
-            .map(|row| (self.num(), row.id))
+            .map(|row| (self.num(), row.id.key()))
             .collect();
         let aggregates = self.snapshot().get_many(&AGGREGATES, &keys).await?;
         Ok(keys

@@ -29,9 +29,7 @@ pub(crate) async fn check(
     let Ok(Content { relates_to }) = serde_json::from_str::<Content>(event.content.get()) else {
         return Ok(());
     };
-    let Some(target) = EventHash::of(&relates_to.event_id) else {
-        return Ok(());
-    };
+    let target = EventHash::of(&relates_to.event_id);
     if let (Some(key), "m.annotation") = (&relates_to.key, relates_to.rel_type.as_str())
         && let Some(user) = reader.user_num(sender).await?
     {
