@@ -8,7 +8,10 @@ use crate::{
     e2e::tables::DEVICE_KEYS,
     error::AccountError,
     sessions::revoke_tokens,
-    tables::{AccountNum, DEVICE, DEVICES, Device, DeviceChange, DevicesChanged, SEEN, Seen},
+    tables::{
+        AccountNum, DEVICE, DEVICES, Device, DeviceChange, DevicesChanged, PUSHERS_CHANGED, SEEN,
+        Seen,
+    },
 };
 
 /// The longest display name of a device in characters.
@@ -244,7 +247,7 @@ impl Accounts {
             let snapshot = self.snapshot();
             let mut batch = Batch::new();
             let mut revoked = Vec::new();
-            let (mut gone, mut known) = (Vec::new(), Vec::new());
+            let (mut gone, mut known, mut pushers) = (Vec::new(), Vec::new(), false);
             for device in devices {
                 let key = (account, device);
                 if snapshot.get(&DEVICE, &key).await?.is_none() {
@@ -253,6 +256,7 @@ impl Accounts {
                 batch.delete(&DEVICE, &key);
                 batch.delete(&SEEN, &key);
                 revoke_tokens(&snapshot, &mut batch, account, &key.1, &mut revoked).await?;
+                pushers |= self.remove_pushers_of(&snapshot, &mut batch, &key).await?;
                 if self.remove_keys_of(&snapshot, &mut batch, &key).await? {
                     known.push((key.1.clone(), true));
                 }
@@ -265,6 +269,9 @@ impl Accounts {
             self.device_list_changed(&snapshot, &mut batch, account, known)
                 .await?;
             // Positions are taken last, because the log waits for them.
+            if pushers {
+                self.announce(&mut batch, PUSHERS_CHANGED, account, &())?;
+            }
             for device_id in gone {
                 let change = DeviceChange::Removed;
                 let payload = DevicesChanged { device_id, change };

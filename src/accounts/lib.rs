@@ -26,6 +26,7 @@ mod names;
 mod passwords;
 mod profiles;
 mod push_rules;
+mod pushers;
 mod register;
 mod registration_tokens;
 mod secrets;
@@ -43,7 +44,6 @@ use std::{sync::Arc, time::Duration};
 use resuni_store::{SharedClock, Snapshot, Store, StoreError};
 use ruma::{
     OwnedServerName, OwnedUserId, ServerName, UserId, api::client::filter::FilterDefinition,
-    push::Ruleset,
 };
 
 use tokio::sync::Mutex;
@@ -56,14 +56,15 @@ pub use filters::MAX_FILTER_BYTES;
 pub use login_tokens::OpenIdToken;
 pub use passwords::PasswordCost;
 pub use profiles::{MAX_KEY_BYTES, MAX_PROFILE_BYTES};
-pub use push_rules::PushRuleChange;
+pub use push_rules::{PushRuleChange, PushRules, default_push_rules};
+pub use pushers::{PusherId, StoredPusher};
 pub use register::{NewAccount, Registered};
 pub use registration_tokens::RegistrationToken;
 pub use sessions::{DeviceRequest, Login, Session};
 pub use shared_secret::SharedSecretRequest;
 pub use tables::{
     ACCOUNT, ACCOUNT_DATA, Account, AccountDataChanged, AccountKind, AccountNum, AccountsChange,
-    DEVICES, DeviceChange, DevicesChanged, PROFILE, ProfileChanged, TABLES,
+    DEVICES, DeviceChange, DevicesChanged, PROFILE, PUSHERS_CHANGED, ProfileChanged, TABLES,
 };
 pub use users::AccountSummary;
 
@@ -127,7 +128,7 @@ pub struct Accounts {
     tokens: Cached<TokenHash, TokenEntry>,
     rows: Cached<AccountNum, Account>,
     filters: Cached<(AccountNum, u64), FilterDefinition>,
-    rules: Cached<AccountNum, Ruleset>,
+    rules: Cached<AccountNum, PushRules>,
     last_seen: LastSeen,
     nonces: Nonces,
     uia: UiaSessions,
@@ -223,6 +224,14 @@ impl Accounts {
             return Ok(None);
         }
         self.find(user.localpart()).await
+    }
+
+    /// The user id of an account.
+    pub async fn user_of(&self, account: AccountNum) -> Result<Option<OwnedUserId>, AccountError> {
+        match self.account(account).await? {
+            Some(row) => self.user_id(&row.localpart).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The row of an account, from memory when it is known there.

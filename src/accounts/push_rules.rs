@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
-use ruma::push::{
-    Action, InsertPushRuleError, NewPushRule, RemovePushRuleError, RuleKind, Ruleset,
+use ruma::{
+    UserId,
+    push::{
+        Action, HighlightTweakValue, InsertPushRuleError, NewPushRule, PatternedPushRuleInit,
+        RemovePushRuleError, RuleKind, Ruleset, SoundTweakValue, Tweak,
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
@@ -124,6 +128,36 @@ fn put(
     }
 }
 
+/// The push rules of an account.
+#[derive(Clone, Debug)]
+pub struct PushRules {
+    /// The rules themselves.
+    pub global: Ruleset,
+    /// Whether they differ from those of somebody who never touched them. Most people's don't, and
+    /// are evaluated together.
+    pub custom: bool,
+}
+
+/// The rules that everybody begins with: the predefined ones of the spec, and
+/// `.m.rule.contains_user_name`, which the spec had until v1.16 and which bridges and bots that
+/// send no `m.mentions` still need.
+pub fn default_push_rules(user: &UserId) -> Ruleset {
+    let mut rules = Ruleset::server_default(user);
+    let mention = PatternedPushRuleInit {
+        actions: vec![
+            Action::Notify,
+            Action::SetTweak(Tweak::Sound(SoundTweakValue::Default)),
+            Action::SetTweak(Tweak::Highlight(HighlightTweakValue::Yes)),
+        ],
+        default: true,
+        enabled: true,
+        rule_id: ".m.rule.contains_user_name".to_owned(),
+        pattern: user.localpart().to_owned(),
+    };
+    rules.content.insert(mention.into());
+    rules
+}
+
 /// Stored rules, with the defaults as they are in this version of the server.
 fn current(stored: Option<&str>, defaults: Ruleset) -> Result<Ruleset, AccountError> {
     let Some(stored) = stored else {
@@ -144,14 +178,24 @@ fn unwritable(error: serde_json::Error) -> AccountError {
 impl Accounts {
     /// The push rules of an account, for evaluation: its own changes on top of this server's
     /// defaults. From memory; a change is seen a moment after it was acknowledged at the latest.
-    pub async fn push_rules(&self, account: AccountNum) -> Result<Arc<Ruleset>, AccountError> {
+    pub async fn push_rules(&self, account: AccountNum) -> Result<Arc<PushRules>, AccountError> {
         self.rules
             .get_or_load(account, || async move {
                 let key = (account, String::new(), PUSH_RULES.to_owned());
                 let row = self.snapshot().get(&DATA, &key).await?;
                 let stored = row.as_ref().map(|row| row.content.as_str());
                 let defaults = self.default_rules(account).await?;
-                current(stored, defaults).map(Some)
+                let Some(stored) = stored else {
+                    return Ok::<_, AccountError>(Some(PushRules {
+                        global: defaults,
+                        custom: false,
+                    }));
+                };
+                let global = current(Some(stored), defaults.clone())?;
+                // Both are written in the order in which they are tried.
+                let written = |rules: &Ruleset| serde_json::to_string(rules).map_err(unwritable);
+                let custom = written(&global)? != written(&defaults)?;
+                Ok(Some(PushRules { global, custom }))
             })
             .await?
             .ok_or(NO_ACCOUNT)
@@ -159,7 +203,7 @@ impl Accounts {
 
     async fn default_rules(&self, account: AccountNum) -> Result<Ruleset, AccountError> {
         let row = self.account(account).await?.ok_or(NO_ACCOUNT)?;
-        Ok(Ruleset::server_default(&self.user_id(&row.localpart)?))
+        Ok(default_push_rules(&self.user_id(&row.localpart)?))
     }
 
     /// The content of `m.push_rules` as clients see it, from what is stored in their snapshot.
@@ -241,8 +285,8 @@ mod tests {
             )
             .await
             .unwrap();
-        let rules = accounts.push_rules(alice).await.unwrap();
-        assert_eq!(content_ids(&rules), ["cake"]);
+        let rules = &accounts.push_rules(alice).await.unwrap().global;
+        assert_eq!(content_ids(rules), ["cake"]);
         assert!(
             rules
                 .get(RuleKind::Override, ".m.rule.master")
@@ -267,7 +311,7 @@ mod tests {
             accounts.change_push_rules(alice, delete("cake")).await,
             Err(AccountError::NotFound(_))
         ));
-        assert!(content_ids(&accounts.push_rules(alice).await.unwrap()).is_empty());
+        assert!(content_ids(&accounts.push_rules(alice).await.unwrap().global).is_empty());
     }
 
     #[tokio::test]

@@ -69,6 +69,16 @@ pub(crate) static FILTERS: Table<(AccountNum, u64), String> = Table::new(0x030f,
 pub(crate) static FILTER_HASHES: Table<(AccountNum, TokenHash), u64> =
     Table::new(0x0310, "filter_hashes");
 
+/// Pushers by account, app id and push key.
+pub(crate) static PUSHERS: Table<(AccountNum, String, String), PusherRow> =
+    Table::new(0x0311, "pushers");
+/// The same by app id and push key, for those that are given to another account.
+pub(crate) static PUSHKEYS: Table<(String, String, AccountNum), ()> =
+    Table::new(0x0312, "push_keys");
+/// The same by device, with which they end.
+pub(crate) static DEVICE_PUSHERS: Table<(AccountNum, String, String, String), ()> =
+    Table::new(0x0313, "device_pushers");
+
 /// The tables of this crate, for the doctor and the documentation.
 pub static TABLES: &[TableInfo] = &[
     ACCOUNTS.info(),
@@ -87,6 +97,9 @@ pub static TABLES: &[TableInfo] = &[
     DATA_CHANGES.info(),
     FILTERS.info(),
     FILTER_HASHES.info(),
+    PUSHERS.info(),
+    PUSHKEYS.info(),
+    DEVICE_PUSHERS.info(),
     e2e::DEVICE_KEYS.info(),
     e2e::ONE_TIME.info(),
     e2e::ONE_TIME_IDS.info(),
@@ -262,6 +275,17 @@ pub(crate) struct DataName {
     pub kind: String,
 }
 
+/// A pusher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PusherRow {
+    /// The device that set it; none for one that an application service set.
+    pub device: Option<String>,
+    pub set_ms: u64,
+    /// As its client set it.
+    pub json: String,
+}
+
+versioned!(PusherRow, 1);
 versioned!(Account, 1);
 versioned!(Device, 1);
 versioned!(Seen, 1);
@@ -284,6 +308,9 @@ pub const DEVICES: Topic = Topic(0x0303);
 /// An account came, changed or went: [`AccountsChange`].
 pub const ACCOUNT: Topic = Topic(0x0304);
 
+/// The pushers of an account changed; no payload.
+pub const PUSHERS_CHANGED: Topic = Topic(0x0305);
+
 /// The payload of [`ACCOUNT_DATA`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountDataChanged {
@@ -291,6 +318,13 @@ pub struct AccountDataChanged {
     pub room: Option<String>,
     /// Its type.
     pub kind: String,
+}
+
+impl AccountDataChanged {
+    /// From the log; `None` if the entry is of another topic's shape.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
 }
 
 /// The payload of [`PROFILE`]: the field that was set or removed.

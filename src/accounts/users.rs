@@ -12,7 +12,8 @@ use crate::{
     error::AccountError,
     tables::{
         ACCOUNT, ACCOUNTS, Account, AccountKind, AccountNum, AccountsChange, DATA, DATA_CHANGES,
-        DEACTIVATING, Deactivated, FILTER_HASHES, FILTERS, Hidden, PROFILES,
+        DEACTIVATING, DEVICE_PUSHERS, Deactivated, FILTER_HASHES, FILTERS, Hidden, PROFILES,
+        PUSHERS, PUSHKEYS,
     },
 };
 
@@ -277,6 +278,10 @@ impl Accounts {
             )*};
         }
         sweep!(PROFILES, DATA, DATA_CHANGES, FILTERS, FILTER_HASHES);
+        for id in self.pusher_ids(&snapshot, account).await? {
+            batch.delete(&PUSHKEYS, &(id.app_id, id.pushkey, account));
+        }
+        sweep!(PUSHERS, DEVICE_PUSHERS);
         sweep!(CROSS_SIGNING, USER_SIGNATURES);
         Ok(batch)
     }

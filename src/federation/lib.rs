@@ -42,7 +42,7 @@ pub use federation::{Federation, FederationParts, FederationStats};
 pub use handshake::{Handshake, Joined};
 pub use incoming::{Authenticator, Incoming};
 pub use keys::{Keys, Needed, OldKey};
-pub use network::{Network, NetworkConfig, NetworkError};
+pub use network::{Network, NetworkConfig, NetworkError, web_client};
 
 /// What we call ourselves to other servers.
 pub const USER_AGENT: &str = concat!("Resuni/", env!("CARGO_PKG_VERSION"));

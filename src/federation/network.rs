@@ -137,3 +137,16 @@ impl Network {
         })
     }
 }
+
+/// A guarded client for `https` addresses that people name, where federation itself may be off.
+///
+/// # Errors
+/// When the name servers or the certificates cannot be read.
+pub fn web_client(
+    deny_ip_ranges: Vec<IpNet>,
+    extra_ca_files: &[PathBuf],
+) -> Result<WebClient, NetworkError> {
+    let tls = tls::client_config(extra_ca_files)?;
+    let dialer = Dialer::new(Guard::new(deny_ip_ranges), tls);
+    Ok(WebClient::new(dialer, Dns::system()?))
+}

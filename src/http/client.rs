@@ -9,6 +9,7 @@ mod keys;
 mod media;
 mod membership;
 mod messages;
+mod notifications;
 mod profile;
 mod push_rules;
 mod receipts;
@@ -43,6 +44,7 @@ pub fn routes() -> Routes {
         media::routes,
         membership::routes,
         messages::routes,
+        notifications::routes,
         profile::routes,
         push_rules::routes,
         receipts::routes,

@@ -12,6 +12,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use resuni_accounts::{AccountError, AuthError, uia::UiaChallenge};
 use resuni_dag::FormatError;
+use resuni_delivery::DeliveryError;
 use resuni_federation::{FederationError, RemoteError};
 use resuni_media::MediaError;
 use resuni_rooms::RoomError;
@@ -375,7 +376,19 @@ impl From<SyncError> for ApiError {
             }
             SyncError::Rooms(error) => error.into(),
             SyncError::Accounts(error) => error.into(),
+            SyncError::Unread(error) => error.into(),
             SyncError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<DeliveryError> for ApiError {
+    fn from(error: DeliveryError) -> ApiError {
+        match error {
+            DeliveryError::Store(error) => error.into(),
+            DeliveryError::Commit(error) => ApiError::internal(error),
+            DeliveryError::Room(error) => error.into(),
+            DeliveryError::Account(error) => error.into(),
         }
     }
 }

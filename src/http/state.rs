@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 use ipnet::IpNet;
 use resuni_accounts::Accounts;
+use resuni_delivery::Push;
 use resuni_federation::Federation;
 use resuni_media::Media;
 use resuni_rooms::Rooms;
@@ -67,6 +68,8 @@ pub struct AppState {
     pub federation: Option<Arc<Federation>>,
     /// Files.
     pub media: Arc<Media>,
+    /// What people are told of.
+    pub push: Arc<Push>,
     /// What devices have not seen yet.
     pub sync: Arc<Sync>,
     /// Who may ask how often.
@@ -89,6 +92,7 @@ part! {
     rooms: Arc<Rooms>,
     federation: Option<Arc<Federation>>,
     media: Arc<Media>,
+    push: Arc<Push>,
     sync: Arc<Sync>,
     limits: Arc<Limits>,
 }

@@ -14,6 +14,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
 use resuni_dag::SigningKey;
+use resuni_delivery::Push;
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_media::{Media, MediaConfig};
 use resuni_rooms::{Rooms, RoomsConfig};
@@ -99,10 +100,15 @@ impl Server {
             .await
             .unwrap();
         let typing = Arc::clone(rooms.typing());
+        let push = Push::open(Arc::clone(&rooms), Arc::clone(&accounts), None)
+            .await
+            .unwrap();
+        tokio::spawn(Arc::clone(&push).run());
         let sync = Sync::new(
             Arc::clone(&rooms),
             Arc::clone(&accounts),
             Arc::clone(&typing),
+            Arc::clone(&push),
         );
         let folder = tempfile::tempdir().unwrap();
         let media = MediaConfig {
@@ -157,6 +163,7 @@ impl Server {
             rooms,
             federation,
             media,
+            push,
             sync,
             limits: Arc::new(Limits::new(None, clock)),
         };

@@ -106,6 +106,7 @@ fn tables() -> Vec<TableInfo> {
         .chain(resuni_accounts::TABLES)
         .chain(resuni_media::TABLES)
         .chain(resuni_federation::tables::TABLES)
+        .chain(resuni_delivery::TABLES)
         .chain(resuni_feed::TABLES)
         .copied()
         .collect()

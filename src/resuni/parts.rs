@@ -9,6 +9,8 @@ use axum::routing::get;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
 use resuni_config::{Config, HashingCost, RateLimits};
 use resuni_dag::SigningKey;
+use resuni_delivery::Push;
+use resuni_federation::net::WebClient;
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_feed::Feed;
 use resuni_http::limits::{Limits, Rate, Rates};
@@ -49,7 +51,18 @@ impl Parts {
         let accounts = open_accounts(config, &store).await?;
         let rooms = open_rooms(config, key.clone(), &store).await?;
         let typing = rooms.typing().clone();
-        let sync = Sync::new(rooms.clone(), accounts.clone(), typing.clone());
+        let push = Push::open(
+            rooms.clone(),
+            accounts.clone(),
+            Some(Arc::new(gateways(config)?)),
+        );
+        let push = push.await.context("The notifications can't be opened.")?;
+        let sync = Sync::new(
+            rooms.clone(),
+            accounts.clone(),
+            typing.clone(),
+            push.clone(),
+        );
         let feed = Feed::open(rooms.clone(), accounts.clone()).await;
         let feed = feed.context("The feed can't be opened.")?;
         let mode = social::mode(config, &social::roster(config)?);
@@ -78,6 +91,7 @@ impl Parts {
             rooms,
             federation: federation.clone(),
             media: open_media(config, data, &store).await?,
+            push: push.clone(),
             sync: sync.clone(),
             limits: Arc::new(Limits::new(rates(&config.rate_limits), clock())),
         };
@@ -86,6 +100,7 @@ impl Parts {
         let door = Door::open(&config.data_dir)?;
         tasks.spawn(door.serve(accounts.clone(), stopping.clone()));
         tasks.spawn(syncs(sync, stopping.clone()));
+        tasks.spawn(pushes(push, stopping.clone()));
         tasks.spawn(social::follow(feed, stopping.clone()));
         if let Some(federation) = federation {
             tasks.spawn(async move {
@@ -257,6 +272,23 @@ async fn syncs(sync: Arc<Sync>, stopping: CancellationToken) {
         },
         () = stopping.cancelled() => sync.stop(),
     }
+}
+
+/// Counts what is unread and serves the pushers, until the server stops.
+async fn pushes(push: Arc<Push>, stopping: CancellationToken) {
+    tokio::select! {
+        ended = push.run() => if let Err(error) = ended {
+            tracing::error!(%error, "nobody is notified any more");
+        },
+        () = stopping.cancelled() => {}
+    }
+}
+
+/// What push gateways are reached through.
+fn gateways(config: &Config) -> Result<WebClient> {
+    let denied = config.outbound.deny_ip_ranges.clone();
+    resuni_federation::web_client(denied, &config.federation.extra_ca_files)
+        .context("Push gateways can't be reached.")
 }
 
 async fn housekeeping(accounts: Arc<Accounts>, stopping: CancellationToken) {

@@ -1,7 +1,8 @@
 //! Who cares about a room: what those who wait for news ask, by numbers and in few point reads.
 
+use resuni_dag::Pdu;
 use resuni_store::{Direction, ScanRange, StoreError};
-use ruma::UserId;
+use ruma::{OwnedUserId, UserId};
 
 use crate::{
     Form, Membership, RoomNum, RoomOf, Rooms, UserNum,
@@ -14,6 +15,25 @@ use crate::{
 const SCAN_AT_MOST: usize = 64;
 
 impl Rooms {
+    /// The user with this number.
+    pub async fn user_id(&self, user: UserNum) -> Result<OwnedUserId, StoreError> {
+        self.reader().user_id(user).await
+    }
+
+    /// The event by which a user is invited to a room, whether this server is in it or not.
+    pub async fn invite_event(
+        &self,
+        user: &UserId,
+        room: RoomNum,
+    ) -> Result<Option<Pdu>, RoomError> {
+        match self.user_room(user, room).await? {
+            Some(row) if row.membership == Membership::Invite => {
+                Ok(Some(self.reader().pdu(row.event).await?))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The number of a user who ever was in, or invited to, a room here.
     pub async fn user_num(&self, user: &UserId) -> Result<Option<UserNum>, StoreError> {
         self.reader().user_num(user).await

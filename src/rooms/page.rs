@@ -154,6 +154,20 @@ impl RoomView {
         Ok(page)
     }
 
+    /// The event at a place of the timeline.
+    pub async fn event_at(&self, token: TimelineToken) -> Result<Option<TimelineEvent>, RoomError> {
+        let key = (self.num(), token.position, token.sub);
+        let Some(row) = self.snapshot().get(&TIMELINE, &key).await? else {
+            return Ok(None);
+        };
+        let redaction = self.snapshot().get(&REDACTIONS, &key).await?;
+        Ok(Some(TimelineEvent {
+            token,
+            row,
+            redaction,
+        }))
+    }
+
     /// The newest events up to `up_to`, oldest first, none of `since` or before: the timeline of a sync.
     pub async fn latest(
         &self,

@@ -1,6 +1,7 @@
 //! What can go wrong in a sync.
 
 use resuni_accounts::AccountError;
+use resuni_delivery::DeliveryError;
 use resuni_rooms::RoomError;
 use resuni_store::StoreError;
 
@@ -19,6 +20,9 @@ pub enum SyncError {
     /// Of the account.
     #[error(transparent)]
     Accounts(#[from] AccountError),
+    /// Of the unread counts.
+    #[error(transparent)]
+    Unread(#[from] DeliveryError),
     /// Of the database.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -2,9 +2,12 @@
 
 use std::fmt::Write;
 
+use resuni_delivery::Unread;
 use resuni_rooms::{
     Form, Gaps, Membership, PageQuery, RoomOf, RoomView, Shown, SnapNum, TimelineEvent,
-    TimelineToken, Viewer, client_format::push_string, receipts::receipt_contents,
+    TimelineToken, Viewer,
+    client_format::push_string,
+    receipts::{ReceiptRow, receipt_contents},
 };
 use resuni_store::{Direction, Position};
 
@@ -56,7 +59,7 @@ impl Context<'_> {
             && ephemeral.is_empty()
             && account_data.is_empty();
         let full = known.is_none() || self.request.full_state;
-        if quiet && !full {
+        if quiet && !full && !self.read_since(&view, known).await? {
             return Ok(None);
         }
         let members_changed = full
@@ -75,6 +78,7 @@ impl Context<'_> {
         events(&mut out, &ephemeral);
         out.push_str(",\"account_data\":");
         events(&mut out, &account_data);
+        self.write_unread(&mut out, &view).await?;
         if members_changed {
             out.push_str(",\"summary\":");
             self.write_summary(&mut out, &view).await?;
@@ -291,6 +295,60 @@ impl Context<'_> {
             .map(|shown| view.shown_json(shown, &form))
             .collect();
         events(out, &state);
+    }
+
+    /// Whether the user has read something since the token, in whatever client: the counts change,
+    /// even where the receipt itself is not wanted.
+    async fn read_since(
+        &self,
+        view: &RoomView,
+        known: Option<Position>,
+    ) -> Result<bool, SyncError> {
+        let known = known.unwrap_or_default();
+        let receipts = view.receipts_of(self.who.user).await?;
+        let new = |row: &ReceiptRow| row.position > known && row.position <= self.now.position;
+        Ok(receipts.iter().any(|(_, _, row)| new(row)))
+    }
+
+    /// Spec, "Receiving notifications": the counts come with the event that changes them.
+    async fn write_unread(&self, out: &mut String, view: &RoomView) -> Result<(), SyncError> {
+        self.sync.push.counted(self.now.position).await;
+        // The view may be older than the counts.
+        let Some(view) = self.sync.rooms.view_num(view.num()).await? else {
+            return Ok(());
+        };
+        let (account, user) = (self.who.account, self.who.user);
+        let now = self.now.position;
+        let unread = self.sync.push.unread(&view, account, user, now).await?;
+        let write = |out: &mut String, counts: Unread| {
+            let _ = write!(
+                out,
+                "{{\"notification_count\":{},\"highlight_count\":{}}}",
+                counts.notifications, counts.highlights
+            );
+        };
+        let threads = self
+            .request
+            .filter
+            .room
+            .timeline
+            .unread_thread_notifications;
+        out.push_str(",\"unread_notifications\":");
+        write(out, if threads { unread.main } else { unread.total() });
+        if threads && !unread.threads.is_empty() {
+            for (n, (root, counts)) in unread.threads.into_iter().enumerate() {
+                out.push_str(if n == 0 {
+                    ",\"unread_thread_notifications\":{"
+                } else {
+                    ","
+                });
+                push_string(out, &root);
+                out.push(':');
+                write(out, counts);
+            }
+            out.push('}');
+        }
+        Ok(())
     }
 
     async fn write_summary(&self, out: &mut String, view: &RoomView) -> Result<(), SyncError> {

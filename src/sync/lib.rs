@@ -23,6 +23,7 @@ mod waiters;
 use std::{sync::Arc, time::Duration};
 
 use resuni_accounts::{AccountNum, Accounts};
+use resuni_delivery::Push;
 use resuni_rooms::{Membership, Rooms, Typing};
 use resuni_store::{Position, StoreError};
 use ruma::{DeviceId, UserId, api::client::filter::FilterDefinition};
@@ -65,17 +66,25 @@ pub struct Sync {
     rooms: Arc<Rooms>,
     accounts: Arc<Accounts>,
     typing: Arc<Typing>,
+    push: Arc<Push>,
     waiters: Waiters,
     stopping: watch::Sender<bool>,
 }
 
 impl Sync {
-    /// Over these rooms and accounts. [`Sync::run`] must run for waiting clients to be woken.
-    pub fn new(rooms: Arc<Rooms>, accounts: Arc<Accounts>, typing: Arc<Typing>) -> Arc<Self> {
+    /// Over these rooms and accounts; `push` counts what is unread. [`Sync::run`] must run for
+    /// waiting clients to be woken, and [`Push::run`] for the counts.
+    pub fn new(
+        rooms: Arc<Rooms>,
+        accounts: Arc<Accounts>,
+        typing: Arc<Typing>,
+        push: Arc<Push>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             rooms,
             accounts,
             typing,
+            push,
             waiters: Waiters::default(),
             stopping: watch::Sender::new(false),
         })

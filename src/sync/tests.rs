@@ -6,6 +6,7 @@ use resuni_accounts::{
     AccountNum, Accounts, AccountsConfig, AppServices, NewAccount, PasswordCost,
 };
 use resuni_dag::SigningKey;
+use resuni_delivery::Push;
 use resuni_rooms::{CreateRoom, MemberDetails, NewEvent, Preset, Rooms, RoomsConfig, Typing};
 use resuni_store::{SharedClock, Store, SystemClock};
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomVersionId, owned_server_name};
@@ -53,7 +54,11 @@ impl Home {
         };
         let rooms = Rooms::open(config, store, clock.clone()).await.unwrap();
         let typing = Arc::new(Typing::new(clock));
-        let sync = Sync::new(rooms.clone(), accounts.clone(), typing.clone());
+        let push = Push::open(rooms.clone(), accounts.clone(), None)
+            .await
+            .unwrap();
+        tokio::spawn(push.clone().run());
+        let sync = Sync::new(rooms.clone(), accounts.clone(), typing.clone(), push);
         tokio::spawn(sync.clone().run());
         Self {
             rooms,

@@ -327,6 +327,30 @@ impl WebClient {
             .unwrap_or(Err(HttpError::Timeout(timeout)))
     }
 
+    /// POST of a JSON body, without following redirects.
+    ///
+    /// # Errors
+    /// [`HttpError`]. A status other than 2xx is an answer, not an error.
+    pub async fn post_json(
+        &self,
+        address: &str,
+        body: Bytes,
+        timeout: Duration,
+        max_body: usize,
+    ) -> Result<Answer, HttpError> {
+        let not_https = || HttpError::NotHttps(address.to_owned());
+        let url = url::Url::parse(address).map_err(|_| not_https())?;
+        if url.scheme() != "https" {
+            return Err(not_https());
+        }
+        let request = Request::post(url.as_str())
+            .header(header::USER_AGENT, crate::USER_AGENT)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|_| not_https())?;
+        self.http.exchange(request, timeout, max_body).await
+    }
+
     async fn get_once(
         &self,
         address: &url::Url,

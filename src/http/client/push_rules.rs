@@ -37,7 +37,7 @@ async fn all(
     State(accounts): State<Arc<Accounts>>,
     Ruma { caller, .. }: Ruma<get_pushrules_all::v3::Request>,
 ) -> Answer<get_pushrules_all::v3::Response> {
-    let rules = Arc::unwrap_or_clone(accounts.push_rules(caller.account).await?);
+    let rules = accounts.push_rules(caller.account).await?.global.clone();
     Ok(Reply(get_pushrules_all::v3::Response::new(rules)))
 }
 
@@ -45,7 +45,7 @@ async fn global(
     State(accounts): State<Arc<Accounts>>,
     Ruma { caller, .. }: Ruma<get_pushrules_global_scope::v3::Request>,
 ) -> Answer<get_pushrules_global_scope::v3::Response> {
-    let rules = Arc::unwrap_or_clone(accounts.push_rules(caller.account).await?);
+    let rules = accounts.push_rules(caller.account).await?.global.clone();
     Ok(Reply(get_pushrules_global_scope::v3::Response::new(rules)))
 }
 
@@ -59,7 +59,7 @@ async fn one(
     Ruma { body, caller, .. }: Ruma<get_pushrule::v3::Request>,
 ) -> Answer<get_pushrule::v3::Response> {
     let rules = accounts.push_rules(caller.account).await?;
-    let rule = find(&rules, body.kind, &body.rule_id)?;
+    let rule = find(&rules.global, body.kind, &body.rule_id)?;
     Ok(Reply(get_pushrule::v3::Response::new(rule)))
 }
 
@@ -68,7 +68,7 @@ async fn actions(
     Ruma { body, caller, .. }: Ruma<get_pushrule_actions::v3::Request>,
 ) -> Answer<get_pushrule_actions::v3::Response> {
     let rules = accounts.push_rules(caller.account).await?;
-    let rule = find(&rules, body.kind, &body.rule_id)?;
+    let rule = find(&rules.global, body.kind, &body.rule_id)?;
     Ok(Reply(get_pushrule_actions::v3::Response::new(rule.actions)))
 }
 
@@ -77,7 +77,7 @@ async fn enabled(
     Ruma { body, caller, .. }: Ruma<get_pushrule_enabled::v3::Request>,
 ) -> Answer<get_pushrule_enabled::v3::Response> {
     let rules = accounts.push_rules(caller.account).await?;
-    let rule = find(&rules, body.kind, &body.rule_id)?;
+    let rule = find(&rules.global, body.kind, &body.rule_id)?;
     Ok(Reply(get_pushrule_enabled::v3::Response::new(rule.enabled)))
 }
 

@@ -1,0 +1,105 @@
+//! What is on disk.
+
+use resuni_accounts::AccountNum;
+use resuni_rooms::{EventNum, RoomNum, UserNum};
+use resuni_store::{Corrupt, Key, Namespace, Position, Table, TableInfo, versioned};
+use serde::{Deserialize, Serialize};
+
+/// Threads by room number and root event id. Zero is the main timeline and in no table of names.
+pub(crate) static THREAD_NUMBERS: Namespace = Namespace::new(0x30, "threads");
+
+/// Whose counts a row is part of. A person's counts are the sum of three: everybody's, that of the
+/// people with the same push rules, and their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Subject {
+    /// What the predefined rules say to anybody.
+    Everybody,
+    /// What is different for people whose rules have this hash.
+    Group(u64),
+    /// What is different for one person: they were mentioned, or wrote it themselves.
+    User(UserNum),
+}
+
+impl Key for Subject {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let (kind, number) = match self {
+            Self::Everybody => (0u8, 0),
+            Self::Group(hash) => (1, *hash),
+            Self::User(user) => (2, user.0),
+        };
+        (kind, number).encode(out);
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, Corrupt> {
+        match <(u8, u64)>::decode(input)? {
+            (0, 0) => Ok(Self::Everybody),
+            (1, hash) => Ok(Self::Group(hash)),
+            (2, user) => Ok(Self::User(UserNum(user))),
+            _ => Err(Corrupt::new("subject of a tally")),
+        }
+    }
+}
+
+/// The timeline without its threads.
+pub(crate) const MAIN: u64 = 0;
+
+/// How many notifications there were up to and with the event at this position: (room, subject,
+/// thread, position). What is unread is the difference of two rows.
+pub(crate) static TALLIES: Table<(RoomNum, Subject, u64, Position), Tally> =
+    Table::new(0x0701, "tallies");
+/// What the event at this position was to whom.
+pub(crate) static NOTES: Table<(RoomNum, Position), Note> = Table::new(0x0702, "notes");
+/// The newest event with a note in each thread.
+pub(crate) static NEWEST: Table<(RoomNum, u64), Position> = Table::new(0x0703, "newest of threads");
+/// The same in the order of the log, one row for each thread.
+pub(crate) static ACTIVE: Table<(RoomNum, Position), u64> = Table::new(0x0704, "active threads");
+/// The newest event that one of our users sent to a thread: they have read what was before it.
+pub(crate) static SENT: Table<(RoomNum, UserNum, u64), Position> = Table::new(0x0705, "sent");
+/// Notifications that a push gateway has not taken yet: (account, app id, push key, position).
+pub(crate) static PUSHES: Table<(AccountNum, String, String, Position), PushRow> =
+    Table::new(0x0706, "pushes");
+
+/// All tables of this crate, for the doctor.
+pub static TABLES: &[TableInfo] = &[
+    TALLIES.info(),
+    NOTES.info(),
+    NEWEST.info(),
+    ACTIVE.info(),
+    SENT.info(),
+    PUSHES.info(),
+];
+
+/// A row of [`TALLIES`]. Differences may be negative, so the sums are signed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Events that notify.
+    pub notifications: i64,
+    /// Those of them that are highlighted.
+    pub highlights: i64,
+}
+versioned!(Tally, 1);
+
+/// A row of [`NOTES`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The thread that the event is in.
+    pub thread: u64,
+    /// By how much it moved whose counts: notifications, highlights.
+    pub moved: Vec<(Subject, i8, i8)>,
+}
+versioned!(Note, 1);
+
+/// A row of [`PUSHES`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushRow {
+    /// The room.
+    pub room: RoomNum,
+    /// The event.
+    pub event: EventNum,
+    /// The actions of the rule that matched, as JSON.
+    pub actions: String,
+    /// When it was found, in milliseconds since 1970: what is old is not sent any more.
+    pub at_ms: u64,
+    /// An invite or the like: the event is no part of a timeline, and stays unread until answered.
+    pub invite: bool,
+}
+versioned!(PushRow, 1);
