@@ -147,7 +147,7 @@ impl Push {
             now_ms: self.rooms.now_ms(),
             device,
             without_room_id: true,
-            federation: false,
+            ..Form::default()
         };
         let pdu = view.pdus(&[event.row.event]).await?.into_iter().next();
         let Some(pdu) = pdu.filter(|pdu| pdu.sender() != user) else {
