@@ -36,7 +36,7 @@ pub use lattice::{Digest, Lattice};
 pub use order::{Edges, topological_order};
 pub use owned::state_owner;
 pub use pdu::Pdu;
-pub use power::{Power, PowerLevels, creators, user_power};
+pub use power::{Power, PowerLevels, creators, level_in, user_power};
 pub use redact::{redact, redact_content_for_client};
 pub use reference::Reference;
 pub use resolve::{Conflict, StateKey, base_keys, create_event_id, resolve};

@@ -69,6 +69,11 @@ impl<'de> Deserialize<'de> for Level {
     }
 }
 
+/// A level as power levels events hold it in any version: see [`PowerLevels`]. `None` if it is none.
+pub fn level_in(value: &serde_json::Value) -> Option<i64> {
+    Level::deserialize(value).ok().map(|level| level.0)
+}
+
 struct AnyLevel;
 
 impl Visitor<'_> for AnyLevel {

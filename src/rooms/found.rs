@@ -70,7 +70,7 @@ impl Rooms {
     }
 
     /// The id of the room that this create event makes (room version 12, "Room IDs as hashes of create events").
-    async fn room_id_of(
+    pub(crate) async fn room_id_of(
         &self,
         rules: &'static RoomRules,
         creator: &UserId,

@@ -44,6 +44,8 @@ mod template;
 pub mod tree;
 mod types;
 pub mod typing;
+mod upgrade;
+mod upgrade_content;
 mod view;
 mod visibility;
 mod work;
@@ -66,6 +68,7 @@ pub use rooms::{Rooms, RoomsConfig};
 pub use state_at::{StateChange, StateView};
 pub use types::*;
 pub use typing::{Typing, TypingNow};
+pub use upgrade::UpgradeRoom;
 pub use view::{RoomView, Shown, StoredEvent};
 pub use visibility::{ServerViewer, Viewer, membership_of};
 

@@ -22,6 +22,7 @@ mod places;
 mod reading;
 mod relations;
 mod spaces;
+mod upgrade;
 
 pub(crate) struct Ticks(AtomicU64);
 

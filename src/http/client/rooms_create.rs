@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::extract::State;
 use resuni_accounts::Accounts;
 use resuni_federation::Federation;
-use resuni_rooms::{CreateRoom, InitialState, MemberDetails, Preset, Rooms};
+use resuni_rooms::{CreateRoom, InitialState, MemberDetails, Preset, Rooms, UpgradeRoom};
 use ruma::{
     api::client::room::{
         Visibility,
         create_room::{self, v3::RoomPreset},
+        upgrade_room,
     },
     serde::Raw,
 };
@@ -26,7 +27,8 @@ use crate::{
 
 /// The table of this section.
 pub fn routes() -> Routes {
-    Routes::new().with(Policy::CLIENT.public().class(Class::Invite), create)
+    let creating = Policy::CLIENT.public().class(Class::Invite);
+    Routes::new().with(creating, create).with(creating, upgrade)
 }
 
 async fn create(
@@ -70,6 +72,22 @@ async fn create(
         }
     }
     Ok(Reply(create_room::v3::Response::new(room)))
+}
+
+async fn upgrade(
+    State(accounts): State<Arc<Accounts>>,
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<upgrade_room::v3::Request>,
+) -> Answer<upgrade_room::v3::Response> {
+    let request = UpgradeRoom {
+        version: body.new_version.to_string(),
+        additional_creators: body.additional_creators,
+        profile: profile(&accounts, &caller.user_id).await?,
+    };
+    let replacement = rooms
+        .upgrade(&body.room_id, &caller.user_id, &request)
+        .await?;
+    Ok(Reply(upgrade_room::v3::Response::new(replacement)))
 }
 
 fn translate(body: create_room::v3::Request) -> Result<CreateRoom, ApiError> {
