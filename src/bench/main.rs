@@ -55,6 +55,8 @@ enum Size {
     Quick,
     /// What `docs/performance.md` shows.
     Full,
+    /// What grows with rooms and what does not.
+    Large,
 }
 
 #[tokio::main]
@@ -63,6 +65,7 @@ async fn main() -> anyhow::Result<()> {
     let sizes = match args.size {
         Size::Quick => Sizes::quick(),
         Size::Full => Sizes::full(),
+        Size::Large => Sizes::large(),
     };
     let mut runs = Vec::new();
     for kind in &args.servers {

@@ -27,8 +27,12 @@ pub enum What {
     EmptySyncOne,
     /// The same for a user in many rooms.
     EmptySyncMany,
+    /// The first sync, without the members that it can do without, of a user in a large room.
+    LazySync,
     /// From a send to the waiting sync of another user of the same server.
     Delivery,
+    /// From a send to the last of many waiting syncs of the same server.
+    FanOut,
     /// The join of a large room on another server.
     RemoteJoin,
     /// From a send to the waiting sync of a user of another server.

@@ -11,9 +11,6 @@ use crate::{
     tables::{LOCAL_MEMBERS, ROOMS, USER_ROOMS},
 };
 
-/// A scan of a room's own people stops being the shorter way beyond so many.
-const SCAN_AT_MOST: usize = 64;
-
 impl Rooms {
     /// The user with this number.
     pub async fn user_id(&self, user: UserNum) -> Result<OwnedUserId, StoreError> {
@@ -47,29 +44,28 @@ impl Rooms {
             .await
     }
 
-    /// Those of `users` (our own) who are joined to the room. Costs as much as the fewer of both.
+    /// Those of `users` (our own) who are joined to the room: a point read for each.
     pub async fn local_members_among(
         &self,
         room: RoomNum,
         users: &[UserNum],
     ) -> Result<Vec<UserNum>, StoreError> {
         let snapshot = self.store().snapshot();
-        if users.len() <= SCAN_AT_MOST {
-            let keys: Vec<_> = users.iter().map(|user| (room, *user)).collect();
-            let rows = snapshot.get_many(&LOCAL_MEMBERS, &keys).await?;
-            return Ok(users
-                .iter()
-                .zip(rows)
-                .filter_map(|(user, row)| row.map(|()| *user))
-                .collect());
-        }
+        let keys: Vec<_> = users.iter().map(|user| (room, *user)).collect();
+        let rows = snapshot.get_many(&LOCAL_MEMBERS, &keys).await?;
+        Ok(users
+            .iter()
+            .zip(rows)
+            .filter_map(|(user, row)| row.map(|()| *user))
+            .collect())
+    }
+
+    /// All of our own who are joined to the room, in the order of their numbers. Proportional to how many they are.
+    pub async fn local_members(&self, room: RoomNum) -> Result<Vec<UserNum>, StoreError> {
+        let (all, forward) = (ScanRange::prefix(&room), Direction::Forward);
+        let snapshot = self.store().snapshot();
         let rows = snapshot
-            .scan(
-                &LOCAL_MEMBERS,
-                ScanRange::prefix(&room),
-                Direction::Forward,
-                usize::MAX,
-            )
+            .scan(&LOCAL_MEMBERS, all, forward, usize::MAX)
             .await?;
         Ok(rows.into_iter().map(|((_, user), ())| user).collect())
     }

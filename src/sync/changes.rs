@@ -24,6 +24,8 @@ pub(crate) struct Changes {
     pub rooms: BTreeSet<RoomNum>,
     /// Our users whose membership changed, in whatever room.
     pub members: BTreeSet<UserNum>,
+    /// The same, with the room.
+    pub moved: BTreeSet<(RoomNum, UserNum)>,
     /// Users, here or elsewhere, whose keys changed.
     pub keys: BTreeSet<OwnedUserId>,
     /// Accounts with new account data or the like.
@@ -42,6 +44,10 @@ impl Changes {
             if entry.topic == TOPIC_EVENT {
                 changes.rooms.insert(RoomNum(entry.scope));
                 if let Some(event) = EventLog::from_bytes(&entry.payload) {
+                    let moved = event.memberships.iter();
+                    changes
+                        .moved
+                        .extend(moved.map(|user| (RoomNum(entry.scope), *user)));
                     changes.members.extend(event.memberships);
                     changes.members.extend(event.target);
                 }

@@ -5,6 +5,7 @@
 //! since the token where they are still in memory, the user's rooms otherwise.
 
 mod answer;
+mod audience;
 mod changes;
 mod context;
 mod device;
@@ -24,16 +25,19 @@ use std::{sync::Arc, time::Duration};
 
 use resuni_accounts::{AccountNum, Accounts};
 use resuni_delivery::Push;
-use resuni_rooms::{Membership, Rooms, Typing};
+use resuni_rooms::{Membership, RoomNum, Rooms, Typing};
 use resuni_store::{Position, StoreError};
 use ruma::{DeviceId, UserId, api::client::filter::FilterDefinition};
 use tokio::{sync::watch, time::Instant};
 
-use self::{answer::Answer, changes::Changes, context::Context, waiters::Waiters};
+use self::{answer::Answer, audience::Audiences, changes::Changes, context::Context, waiters::Waiters};
 pub use self::{device_lists::DeviceLists, error::SyncError, token::SyncToken};
 
 /// The longest a client may wait for something new, in milliseconds: proxies cut longer ones.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// So few waiting users are looked up in a room; with more, the room's own people are kept in memory.
+const FEW: usize = 64;
 
 /// Who syncs.
 #[derive(Debug, Clone, Copy)]
@@ -206,26 +210,39 @@ impl Sync {
         let mut log = self.rooms.store().log().watch();
         let mut typing = self.typing.watch();
         let mut seen = self.now();
+        let mut audiences = Audiences::default();
         loop {
             tokio::select! {
                 changed = log.changed() => if changed.is_err() { return Ok(()) },
                 changed = typing.changed() => if changed.is_err() { return Ok(()) },
             }
             let now = self.now();
-            if !self.waiters.is_empty() {
-                self.wake(seen, now).await?;
+            if self.waiters.is_empty() {
+                // What changes meanwhile is not looked at.
+                audiences.clear();
+            } else {
+                self.wake(seen, now, &mut audiences).await?;
             }
             seen = now;
         }
     }
 
-    async fn wake(&self, seen: SyncToken, now: SyncToken) -> Result<(), StoreError> {
+    async fn wake(
+        &self,
+        seen: SyncToken,
+        now: SyncToken,
+        audiences: &mut Audiences,
+    ) -> Result<(), StoreError> {
         let Some(entries) = self.rooms.store().log().recent(seen.position, now.position) else {
             // More happened at once than memory holds: let everybody look for themselves.
             self.waiters.wake_all();
+            audiences.clear();
             return Ok(());
         };
         let changes = Changes::of(&entries);
+        for (room, user) in &changes.moved {
+            audiences.moved(&self.rooms, *room, *user).await?;
+        }
         for account in &changes.accounts {
             self.waiters.wake_account(*account);
         }
@@ -236,13 +253,30 @@ impl Sync {
             let shared = self.rooms.rooms_of(user, &[Membership::Join]).await;
             // Whoever can't be found now is told by the next sync that comes.
             for room in shared.unwrap_or_default() {
-                self.waiters.wake_joined(&self.rooms, room.num).await?;
+                self.wake_joined(room.num, audiences).await?;
             }
         }
         let typing = self.typing.changed_since(seen.typing);
         for room in changes.rooms.iter().copied().chain(typing) {
-            // Whoever is fewer: those who wait, or the room's own people.
-            self.waiters.wake_joined(&self.rooms, room).await?;
+            self.wake_joined(room, audiences).await?;
+        }
+        Ok(())
+    }
+
+    /// Wakes those who wait and are joined to the room. Costs as much as the fewer of both.
+    async fn wake_joined(
+        &self,
+        room: RoomNum,
+        audiences: &mut Audiences,
+    ) -> Result<(), StoreError> {
+        if let Some(waiting) = self.waiters.few(FEW) {
+            let joined = self.rooms.local_members_among(room, &waiting).await?;
+            joined
+                .into_iter()
+                .for_each(|user| self.waiters.wake_user(user));
+        } else {
+            let joined = audiences.of(&self.rooms, room).await?;
+            self.waiters.wake_among(joined);
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use resuni_store::{SharedClock, Store, SystemClock};
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomVersionId, owned_server_name};
 use serde_json::{Value, json, value::to_raw_value};
 
+mod crowd;
 mod device;
 
 use crate::{Sync, SyncRequest, Who};

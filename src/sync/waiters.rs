@@ -10,8 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 use resuni_accounts::AccountNum;
-use resuni_rooms::{RoomNum, Rooms, UserNum};
-use resuni_store::StoreError;
+use resuni_rooms::UserNum;
 use tokio::sync::Notify;
 
 #[derive(Default)]
@@ -103,13 +102,29 @@ impl Waiters {
             .for_each(|notify| notify.notify_one());
     }
 
-    /// Wakes those who wait and are joined to the room. Costs as much as the fewer of both.
-    pub async fn wake_joined(&self, rooms: &Rooms, room: RoomNum) -> Result<(), StoreError> {
-        let waiting: Vec<UserNum> = self.table.lock().by_user.keys().copied().collect();
-        for user in rooms.local_members_among(room, &waiting).await? {
-            self.wake_user(user);
+    /// The users who wait, if they are no more than `limit`.
+    pub fn few(&self, limit: usize) -> Option<Vec<UserNum>> {
+        let table = self.table.lock();
+        (table.by_user.len() <= limit).then(|| table.by_user.keys().copied().collect())
+    }
+
+    /// Wakes those of `users` who wait; `users` are in the order of their numbers. Costs as much as the fewer of both.
+    pub fn wake_among(&self, users: &[UserNum]) {
+        let table = self.table.lock();
+        let wake = |waiting: &HashMap<u64, Arc<Notify>>| {
+            waiting.values().for_each(|notify| notify.notify_one());
+        };
+        if users.len() <= table.by_user.len() {
+            users
+                .iter()
+                .filter_map(|user| table.by_user.get(user))
+                .for_each(wake);
+        } else {
+            let waiting = table.by_user.iter();
+            waiting
+                .filter(|(user, _)| users.binary_search(user).is_ok())
+                .for_each(|(_, waiting)| wake(waiting));
         }
-        Ok(())
     }
 }
 
@@ -145,7 +160,29 @@ impl Drop for Waiter {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn who_waits_and_is_among_the_users_is_woken() {
+        let waiters = Waiters::default();
+        let waiting: Vec<Waiter> = [2, 4, 6]
+            .map(|n| waiters.register(Some(UserNum(n)), AccountNum(n)))
+            .into();
+        assert_eq!(waiters.few(2), None);
+        assert_eq!(waiters.few(3).map(|users| users.len()), Some(3));
+        // Fewer than wait, and more.
+        for users in [vec![1, 4], vec![1, 3, 4, 5, 7]] {
+            let users: Vec<UserNum> = users.into_iter().map(UserNum).collect();
+            waiters.wake_among(&users);
+            let woken: Vec<bool> = waiting
+                .iter()
+                .map(|waiter| waiter.woken().now_or_never().is_some())
+                .collect();
+            assert_eq!(woken, [false, true, false]);
+        }
+    }
 
     #[tokio::test]
     async fn a_wake_before_the_wait_is_not_lost() {

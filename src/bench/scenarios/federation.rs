@@ -16,6 +16,12 @@ const BIG_TIMELINE: &str = r#"{"room":{"timeline":{"limit":1000}}}"#;
 /// Until the other server has settled after a join: what it does next is not part of a delivery.
 const SETTLING: Duration = Duration::from_secs(3);
 
+/// Messages to many waiting clients.
+const FAN_OUTS: usize = 10;
+
+/// Until all of them wait.
+const FAN_OUT_PAUSE: Duration = Duration::from_secs(1);
+
 impl Bench {
     pub(super) async fn local_delivery(
         &mut self,
@@ -28,6 +34,47 @@ impl Bench {
         let samples = delivery(owner, reader, &room, self.sizes.deliveries).await?;
         let name = "delivery, send to another client's waiting sync";
         self.latency(What::Delivery, name, samples, None);
+        Ok(())
+    }
+
+    /// One message to many clients that wait for it.
+    pub(super) async fn fan_out(
+        &mut self,
+        server: &Server,
+        users: &[Client],
+        large: &str,
+    ) -> anyhow::Result<()> {
+        let waiting = self.sizes.waiting;
+        let owner = users.first().context("no users")?;
+        let readers: Vec<Client> = users.iter().skip(1).take(waiting).cloned().collect();
+        let mut since = vec![next_batch(&owner.sync("", Duration::ZERO, "").await?)?; waiting];
+        let mut samples = Vec::new();
+        let before = measure::cpu_ms(server.pid()?)?;
+        for n in 0..FAN_OUTS {
+            let text = format!("to all {n}");
+            let waiters: Vec<_> = readers
+                .iter()
+                .zip(since)
+                .map(|(reader, since)| {
+                    let place = large.to_owned();
+                    tokio::spawn(arrival(reader.clone(), since, place, text.clone()))
+                })
+                .collect();
+            tokio::time::sleep(FAN_OUT_PAUSE).await;
+            let begun = Instant::now();
+            send(owner, large, &format!("a{n}"), &text).await?;
+            let (mut last, mut next) = (begun, Vec::new());
+            for waiter in waiters {
+                let (token, arrived) = waiter.await??;
+                next.push(token);
+                last = last.max(arrived);
+            }
+            since = next;
+            samples.push(last.duration_since(begun).as_secs_f64() * 1e3);
+        }
+        let cpu = measure::cpu_ms(server.pid()?)? - before;
+        let name = format!("one message to {waiting} waiting clients, the last of them");
+        self.latency(What::FanOut, &name, samples, Some(cpu));
         Ok(())
     }
 

@@ -32,6 +32,8 @@ pub struct Sizes {
     pub fill_time: Duration,
     /// Members of the large room.
     pub members: usize,
+    /// How many of them wait for a message at once.
+    pub waiting: usize,
     /// Rooms of the busy user.
     pub rooms: usize,
     /// Messages in each of them.
@@ -51,6 +53,7 @@ impl Sizes {
             long_room: 500,
             fill_time: Duration::from_secs(10),
             members: 50,
+            waiting: 20,
             rooms: 10,
             messages_per_room: 10,
             deliveries: 20,
@@ -66,10 +69,24 @@ impl Sizes {
             long_room: 10_000,
             fill_time: Duration::from_secs(150),
             members: 500,
+            waiting: 200,
             rooms: 100,
             messages_per_room: 50,
             deliveries: 100,
             burst: 500,
+        }
+    }
+
+    /// Ten times as much of what must not make a server slow. It takes other servers hours.
+    pub fn large() -> Self {
+        Self {
+            long_room: 100_000,
+            members: 5_000,
+            waiting: 1_000,
+            rooms: 1_000,
+            messages_per_room: 10,
+            burst: 2_000,
+            ..Self::full()
         }
     }
 }
@@ -96,7 +113,9 @@ pub async fn run(
     let large = bench.large_room(&one, &users, &owner).await?;
     bench.state(&one, &users, &owner).await?;
     bench.syncs(&one).await?;
+    bench.lazy_sync(&one, &users).await?;
     bench.local_delivery(&users, &owner).await?;
+    bench.fan_out(&one, &users, &large).await?;
     bench.federation(&one, &two, &users, &large).await?;
     let after = measure::resident_mb(one.pid()?)?;
     bench.memory(What::MemoryAfter, "resident memory, after the run", after);

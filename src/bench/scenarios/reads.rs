@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use resuni_testkit::{Client, Server, escape, sync_path};
 use serde_json::Value;
 
@@ -13,6 +14,7 @@ use crate::{
 
 /// First syncs that are timed.
 const FIRST_SYNCS: usize = 5;
+const LAZY_SYNCS: usize = 20;
 
 impl Bench {
     /// Pages of 100 backwards, by one client.
@@ -121,6 +123,31 @@ impl Bench {
         let cpu = measure::cpu_ms(server.pid()?)? - before;
         let name = format!("first sync, {rooms} rooms × {messages} messages");
         self.latency(What::FirstSync, &name, samples, Some(cpu));
+        Ok(())
+    }
+
+    /// The first sync of a member of the large room who is in no other, as clients ask for it.
+    pub(super) async fn lazy_sync(
+        &mut self,
+        server: &Server,
+        users: &[Client],
+    ) -> anyhow::Result<()> {
+        let members = self.sizes.members;
+        let user = users.get(members - 1).context("no users")?;
+        let mut samples = Vec::new();
+        let before = measure::cpu_ms(server.pid()?)?;
+        for n in 0..LAZY_SYNCS {
+            let limit = 20 + n;
+            let filter = format!(
+                r#"{{"room":{{"timeline":{{"limit":{limit}}},"state":{{"lazy_load_members":true}}}}}}"#
+            );
+            let begun = Instant::now();
+            user.fetch(&sync_path("", Duration::ZERO, &filter)).await?;
+            samples.push(begun.elapsed().as_secs_f64() * 1e3);
+        }
+        let cpu = measure::cpu_ms(server.pid()?)? - before;
+        let name = format!("first sync with lazily loaded members, room of {members}");
+        self.latency(What::LazySync, &name, samples, Some(cpu));
         Ok(())
     }
 
