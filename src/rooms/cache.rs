@@ -1,13 +1,13 @@
 //! Bounded caches of rows that never change, so that a cached row is right whatever snapshot it was read from.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use quick_cache::{Weighter, sync::Cache};
 use resuni_dag::{Lattice, Pdu};
 
 use crate::{
     tables::{Node, Snap},
-    types::{EventNum, NodeNum, SnapNum},
+    types::{EventNum, NodeNum, RoomNum, SnapNum, StateKeyNum},
 };
 
 /// Bytes of events kept in memory.
@@ -21,8 +21,13 @@ const LATTICES: usize = 256;
 /// Events of which the edges of the auth graph are kept in memory.
 const EDGES: usize = 64 << 10;
 
+/// Bytes of states without their members kept in memory.
+const SETTINGS_BYTES: u64 = 4 << 20;
 /// Resolutions that are remembered.
 const RESOLVED: usize = 4096;
+
+/// A state without its member events, by key.
+pub(crate) type Settings = (SnapNum, Arc<BTreeMap<StateKeyNum, EventNum>>);
 
 /// An event's place in the auth graph.
 #[derive(Debug)]
@@ -31,8 +36,9 @@ pub(crate) struct AuthEdges {
     pub auth: Vec<EventNum>,
 }
 
+/// Weighs what is kept by its bytes.
 #[derive(Clone)]
-struct Bytes;
+pub(crate) struct Bytes;
 
 impl Weighter<EventNum, Pdu> for Bytes {
     fn weight(&self, _: &EventNum, pdu: &Pdu) -> u64 {
@@ -50,6 +56,12 @@ impl Weighter<NodeNum, Arc<Node>> for Bytes {
     }
 }
 
+impl Weighter<RoomNum, Settings> for Bytes {
+    fn weight(&self, _: &RoomNum, (_, state): &Settings) -> u64 {
+        128 + 24 * state.len() as u64
+    }
+}
+
 /// All of them.
 pub(crate) struct Caches {
     /// Events as they were signed, without the mark of a rejection: the reader sets it from the row.
@@ -58,6 +70,8 @@ pub(crate) struct Caches {
     pub snaps: Cache<SnapNum, Snap>,
     pub lattices: Cache<SnapNum, Arc<Lattice>>,
     pub edges: Cache<EventNum, Arc<AuthEdges>>,
+    /// Of each room the state of which this was asked last.
+    pub settings: Cache<RoomNum, Settings, Bytes>,
     /// What sets of states, each in order, resolve to.
     pub resolved: Cache<Vec<SnapNum>, SnapNum>,
 }
@@ -70,6 +84,7 @@ impl Caches {
             snaps: Cache::new(SNAPS),
             lattices: Cache::new(LATTICES),
             edges: Cache::new(EDGES),
+            settings: Cache::with_weighter((SETTINGS_BYTES / 512) as usize, SETTINGS_BYTES, Bytes),
             resolved: Cache::new(RESOLVED),
         }
     }

@@ -37,6 +37,7 @@ mod relations;
 mod resolve;
 mod rooms;
 mod send;
+mod settings;
 pub mod spaces;
 mod state_at;
 pub mod tables;

@@ -16,6 +16,7 @@ mod again;
 mod between;
 mod converge;
 mod gaps;
+mod lazily;
 mod outside;
 mod people;
 mod places;

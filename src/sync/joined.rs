@@ -189,15 +189,17 @@ impl Context<'_> {
         if !filter::events_of_room(wanted, view.room_id()) {
             return Ok(Vec::new());
         }
+        let events = &timeline.events;
+        let lazy = filter::lazy(wanted);
+        let members = lazy.then(|| state::needed(events, self.who.user));
         let nums = if self.request.use_state_after {
-            state::after_timeline(view, span).await?
+            state::after_timeline(view, span, &members).await?
         } else {
-            state::before_timeline(view, span, &timeline.events).await?
+            state::before_timeline(view, span, events, &members).await?
         };
         let mut shown = view.shown(&nums).await?;
-        if filter::lazy(wanted) {
-            let start = timeline
-                .events
+        if lazy {
+            let start = events
                 .first()
                 .map_or(span.now, |event| event.row.snap_before);
             let at = if self.request.use_state_after {
@@ -205,7 +207,8 @@ impl Context<'_> {
             } else {
                 start
             };
-            shown = state::lazily(view, at, shown, &timeline.events, self.who.user).await?;
+            let more = state::unchanged_senders(view, at, &shown, events).await?;
+            shown.extend(more);
         }
         shown.retain(|shown| state::wanted(wanted, shown));
         Ok(shown)

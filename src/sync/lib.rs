@@ -30,7 +30,9 @@ use resuni_store::{Position, StoreError};
 use ruma::{DeviceId, UserId, api::client::filter::FilterDefinition};
 use tokio::{sync::watch, time::Instant};
 
-use self::{answer::Answer, audience::Audiences, changes::Changes, context::Context, waiters::Waiters};
+use self::{
+    answer::Answer, audience::Audiences, changes::Changes, context::Context, waiters::Waiters,
+};
 pub use self::{device_lists::DeviceLists, error::SyncError, token::SyncToken};
 
 /// The longest a client may wait for something new, in milliseconds: proxies cut longer ones.

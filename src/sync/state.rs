@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use resuni_rooms::{EventNum, RoomView, Shown, SnapNum, TimelineEvent};
+use resuni_rooms::{EventNum, RoomView, Shown, SnapNum, StateChange, TimelineEvent};
 use ruma::UserId;
 
 use crate::{error::SyncError, filter};
@@ -21,11 +21,38 @@ pub(crate) struct Span {
     pub now: SnapNum,
 }
 
+/// Whose member events are wanted: everybody's, or, for a client that loads members lazily, only
+/// its own and those of the timeline's senders.
+pub(crate) type Members<'a> = Option<BTreeSet<&'a str>>;
+
+/// The users whose member events a lazily loading client needs.
+pub(crate) fn needed<'a>(timeline: &'a [TimelineEvent], user: &'a UserId) -> BTreeSet<&'a str> {
+    let mut needed: BTreeSet<&str> = timeline
+        .iter()
+        .map(|event| event.fields().sender_str())
+        .collect();
+    needed.insert(user.as_str());
+    needed
+}
+
+async fn diff(
+    view: &RoomView,
+    before: SnapNum,
+    after: SnapNum,
+    members: &Members<'_>,
+) -> Result<Vec<StateChange>, SyncError> {
+    Ok(match members {
+        None => view.state_diff(before, after).await?,
+        Some(users) => view.state_diff_lazily(before, after, users).await?,
+    })
+}
+
 /// The events for `state`, before the timeline.
 pub(crate) async fn before_timeline(
     view: &RoomView,
     span: Span,
     timeline: &[TimelineEvent],
+    members: &Members<'_>,
 ) -> Result<Vec<EventNum>, SyncError> {
     let start = timeline
         .first()
@@ -34,14 +61,14 @@ pub(crate) async fn before_timeline(
     let mut state = Vec::new();
     if span.since != start {
         state.extend(
-            view.state_diff(span.since, start)
+            diff(view, span.since, start, members)
                 .await?
                 .into_iter()
                 .filter_map(|change| change.after),
         );
     }
     if start != span.now {
-        for change in view.state_diff(start, span.now).await? {
+        for change in diff(view, start, span.now, members).await? {
             let Some(after) = change.after.filter(|after| !told.contains(after)) else {
                 continue;
             };
@@ -63,59 +90,44 @@ pub(crate) async fn before_timeline(
 pub(crate) async fn after_timeline(
     view: &RoomView,
     span: Span,
+    members: &Members<'_>,
 ) -> Result<Vec<EventNum>, SyncError> {
     if span.since == span.now {
         return Ok(Vec::new());
     }
-    Ok(view
-        .state_diff(span.since, span.now)
+    Ok(diff(view, span.since, span.now, members)
         .await?
         .into_iter()
         .filter_map(|change| change.after)
         .collect())
 }
 
-/// Leaves out the members that a lazily loading client does not need: all but its own and those of
-/// the timeline's senders; adds those senders' where they did not change (spec, "Lazy-loading room
-/// members").
-pub(crate) async fn lazily(
+/// The member events of the timeline's senders that did not change, and that a lazily loading client
+/// may still lack (spec, "Lazy-loading room members").
+pub(crate) async fn unchanged_senders(
     view: &RoomView,
     at: SnapNum,
-    state: Vec<Shown>,
+    state: &[Shown],
     timeline: &[TimelineEvent],
-    user: &UserId,
 ) -> Result<Vec<Shown>, SyncError> {
+    let found: BTreeSet<&str> = state
+        .iter()
+        .filter(|shown| shown.pdu.kind() == "m.room.member")
+        .filter_map(|shown| shown.pdu.state_key())
+        .collect();
     let senders: BTreeSet<&str> = timeline
         .iter()
         .map(|event| event.fields().sender_str())
+        .filter(|sender| !found.contains(sender))
         .collect();
-    let mut found = BTreeSet::new();
-    let mut kept = Vec::with_capacity(state.len());
-    for shown in state {
-        let member = shown
-            .pdu
-            .state_key()
-            .filter(|_| shown.pdu.kind() == "m.room.member");
-        if let Some(member) = member {
-            if member != user.as_str() && !senders.contains(member) {
-                continue;
-            }
-            found.insert(member.to_owned());
-        }
-        kept.push(shown);
-    }
     let state = view.state_at_snap(at);
     let mut missing = Vec::new();
-    for sender in senders
-        .into_iter()
-        .filter(|sender| !found.contains(*sender))
-    {
+    for sender in senders {
         missing.extend(state.num("m.room.member", sender).await?);
     }
     let told: BTreeSet<EventNum> = timeline.iter().map(|event| event.row.event).collect();
     missing.retain(|event| !told.contains(event));
-    kept.extend(view.shown(&missing).await?);
-    Ok(kept)
+    Ok(view.shown(&missing).await?)
 }
 
 /// Whether the filter lets a state event through.
