@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     checks::Checker,
+    divergence::Divergences,
     error::FederationError,
     fetch::Fetcher,
     handshake::Handshakes,
@@ -58,6 +59,8 @@ pub struct Federation {
     pub handshakes: Handshakes,
     /// Invites, both ways.
     pub invites: Arc<Invites>,
+    /// Compares states with those of other servers.
+    pub divergences: Arc<Divergences>,
     /// Answers to other servers.
     pub serve: Serve,
     typing: Arc<Typing>,
@@ -111,6 +114,11 @@ impl Federation {
             checker: checker.clone(),
             admission: Arc::clone(&network.admission),
         }));
+        let divergences = Arc::new(Divergences::new(
+            Arc::clone(&rooms),
+            Arc::clone(client),
+            Arc::clone(&clock),
+        ));
         let sender = Sender::open(SenderParts {
             origin: server_name.clone(),
             rooms: Arc::clone(&rooms),
@@ -130,6 +138,7 @@ impl Federation {
             checker: checker.clone(),
             fetcher: Arc::clone(&fetcher),
             invites: Arc::clone(&invites),
+            divergences: Arc::clone(&divergences),
             typing: Arc::clone(&typing),
             clock: Arc::clone(&clock),
             stop,
@@ -159,6 +168,7 @@ impl Federation {
             fetcher,
             handshakes,
             invites,
+            divergences,
             serve,
             typing,
         })

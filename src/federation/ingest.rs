@@ -20,10 +20,7 @@ use resuni_accounts::Accounts;
 use resuni_dag::Pdu;
 use resuni_rooms::{Received, RoomView, Rooms, Typing};
 use resuni_store::{Batch, Direction, ScanRange, SharedClock, Store};
-use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName,
-    api::federation::transactions::send_transaction_message::v1 as transaction,
-};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
@@ -32,6 +29,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     acl,
     checks::{Checker, Dropped},
+    divergence::{
+        Divergences,
+        wire::{Hashes, Outcome, transaction},
+    },
     edus,
     error::FederationError,
     fetch::Fetcher,
@@ -62,6 +63,7 @@ pub struct Ingest {
     checker: Checker,
     fetcher: Arc<Fetcher>,
     invites: Arc<Invites>,
+    divergences: Arc<Divergences>,
     edus: edus::Receivers,
     clock: SharedClock,
     stop: CancellationToken,
@@ -84,6 +86,8 @@ pub struct IngestParts {
     pub fetcher: Arc<Fetcher>,
     /// Invites that are taken back.
     pub invites: Arc<Invites>,
+    /// Compares states.
+    pub divergences: Arc<Divergences>,
     /// Who types.
     pub typing: Arc<Typing>,
     /// The time.
@@ -105,6 +109,7 @@ impl Ingest {
             checker,
             fetcher,
             invites,
+            divergences,
             typing,
             clock,
             stop,
@@ -131,6 +136,7 @@ impl Ingest {
             checker,
             fetcher,
             invites,
+            divergences,
             edus,
             clock,
             stop,
@@ -187,15 +193,57 @@ impl Ingest {
         let rooms = by_room(request.pdus);
         let work = rooms
             .into_iter()
-            .map(|(room, raws)| self.room_events(origin, room, raws));
-        let results = join_all(work).await.into_iter().flatten().collect();
+            .map(|(room, raws)| self.room_outcomes(origin, room, raws, &request.state_hashes));
+        let outcomes = join_all(work).await.into_iter().flatten().collect();
         // After the events: a receipt may be for one of them.
         for edu in &request.edus {
             if let Err(error) = edus::receive(&self.edus, origin, edu).await {
                 tracing::debug!(%origin, %error, "an ephemeral message was dropped");
             }
         }
-        transaction::Response::new(results)
+        transaction::Response::new(outcomes)
+    }
+
+    /// Takes the events of one room in, and compares the states around them with the sender's.
+    async fn room_outcomes(
+        self: &Arc<Self>,
+        origin: &ServerName,
+        room: OwnedRoomId,
+        raws: Vec<Box<RawValue>>,
+        hashes: &Hashes,
+    ) -> Vec<(OwnedEventId, Outcome)> {
+        let results = self.room_events(origin, room.clone(), raws).await;
+        let mut outcomes: Vec<_> = results
+            .into_iter()
+            .map(|(id, result)| (id, Outcome::of(result)))
+            .collect();
+        if !hashes.is_empty()
+            && let Err(error) = self.compare(origin, &room, hashes, &mut outcomes).await
+        {
+            tracing::warn!(%room, %origin, %error, "states could not be compared");
+        }
+        outcomes
+    }
+
+    async fn compare(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        hashes: &Hashes,
+        outcomes: &mut [(OwnedEventId, Outcome)],
+    ) -> Result<(), FederationError> {
+        let Some(view) = self.rooms.view(room).await? else {
+            return Ok(());
+        };
+        for (event, outcome) in outcomes.iter_mut() {
+            if outcome.error.is_none()
+                && let Some(told) = hashes.get(event)
+            {
+                let compared = self.divergences.compare(origin, &view, event, told).await?;
+                outcome.mismatch = compared;
+            }
+        }
+        Ok(())
     }
 
     async fn room_events(

@@ -40,6 +40,9 @@ enum Command {
     /// The consortium that this server belongs to.
     #[command(subcommand)]
     Consortium(ConsortiumCommand),
+    /// Rooms.
+    #[command(subcommand)]
+    Room(RoomCommand),
     /// Look at the settings and the data of a server that is stopped, and name what is wrong.
     Doctor {
         /// Walk the whole database: every row that contradicts another is found.
@@ -59,6 +62,17 @@ enum Command {
 enum ConsortiumCommand {
     /// List the members, and whether each can be reached from here; fails when one can't.
     Status(SettingsFile),
+}
+
+#[derive(Debug, Subcommand)]
+enum RoomCommand {
+    /// Compare the state of a room with every other server in it (MSC4500), while the server runs.
+    Check {
+        /// The room's id.
+        room: String,
+        #[command(flatten)]
+        file: SettingsFile,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -167,6 +181,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         } => doctor::doctor(&file, &doctor::Questions { database, room }),
         Command::User(command) => user(command),
         Command::Token(command) => token(command),
+        Command::Room(RoomCommand::Check { room, file }) => {
+            operator::command(&file, &Request::CheckRoom { room })
+        }
         Command::Consortium(ConsortiumCommand::Status(file)) => social::status(&file),
         Command::Version => {
             println!("resuni {}", env!("CARGO_PKG_VERSION"));

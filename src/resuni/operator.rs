@@ -1,4 +1,4 @@
-//! The operator's commands about accounts. While the server runs it has the database, so the
+//! The operator's commands about accounts and rooms. While the server runs it has the database, so the
 //! command asks it through a socket in the data folder that only its own user can open; else the
 //! command opens the database itself. Either way [`execute`] does the work.
 
@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use resuni_accounts::{Accounts, NewAccount};
 use resuni_config::Config;
+use resuni_federation::Federation;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -50,6 +51,16 @@ pub(crate) enum Request {
     ListTokens,
     /// An end to a token.
     DeleteToken { token: String },
+    /// A room's state compared with every server in it. Only a running server can ask others.
+    CheckRoom { room: String },
+}
+
+/// What answers.
+pub(crate) struct Answering {
+    /// The accounts.
+    pub(crate) accounts: Arc<Accounts>,
+    /// Other servers, where there are any.
+    pub(crate) federation: Option<Arc<Federation>>,
 }
 
 /// Lines for the operator, or what is wrong.
@@ -79,7 +90,11 @@ pub(crate) fn command(file: &SettingsFile, request: &Request) -> Result<ExitCode
 async fn directly(config: &Config, data: &DataDir, request: &Request) -> Result<Reply> {
     let store = parts::open_store(data).await?;
     let accounts = parts::open_accounts(config, &store).await?;
-    let reply = execute(&accounts, request).await;
+    let parts = Answering {
+        accounts,
+        federation: None,
+    };
+    let reply = execute(&parts, request).await;
     store.close().await;
     Ok(reply)
 }
@@ -124,14 +139,14 @@ impl Door {
     }
 
     /// One command after the other.
-    pub(crate) async fn serve(self, accounts: Arc<Accounts>, stop: CancellationToken) {
+    pub(crate) async fn serve(self, parts: Answering, stop: CancellationToken) {
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
                 accepted = self.socket.accept() => accepted,
             };
             let outcome = match accepted {
-                Ok((stream, _)) => tokio::time::timeout(PATIENCE, answer(stream, &accounts))
+                Ok((stream, _)) => tokio::time::timeout(PATIENCE, answer(stream, &parts))
                     .await
                     .unwrap_or_else(|_| Err(anyhow!("it took too long"))),
                 Err(error) => Err(error.into()),
@@ -146,7 +161,7 @@ impl Door {
     }
 }
 
-async fn answer(stream: UnixStream, accounts: &Accounts) -> Result<()> {
+async fn answer(stream: UnixStream, parts: &Answering) -> Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read.take(MOST_BYTES))
@@ -155,12 +170,13 @@ async fn answer(stream: UnixStream, accounts: &Accounts) -> Result<()> {
     if !line.ends_with('\n') {
         bail!("the request is too long or was cut off");
     }
-    let reply = execute(accounts, &serde_json::from_str(&line)?).await;
+    let reply = execute(parts, &serde_json::from_str(&line)?).await;
     write.write_all(&serde_json::to_vec(&reply)?).await?;
     Ok(write.shutdown().await?)
 }
 
-async fn execute(accounts: &Accounts, request: &Request) -> Reply {
+async fn execute(parts: &Answering, request: &Request) -> Reply {
+    let accounts = &*parts.accounts;
     let done = match request {
         Request::CreateUser {
             localpart,
@@ -179,6 +195,12 @@ async fn execute(accounts: &Accounts, request: &Request) -> Reply {
             .await
             .map(|()| vec!["The token can no longer be used.".to_owned()])
             .map_err(Into::into),
+        Request::CheckRoom { room } => match &parts.federation {
+            Some(federation) => crate::social::check_room(federation, room).await,
+            None => Err(anyhow!(
+                "Others can be asked by a running server that federates; start it first."
+            )),
+        },
     };
     done.map_err(|error: anyhow::Error| format!("{error:#}"))
 }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::data::DataDir;
-use crate::operator::Door;
+use crate::operator::{Answering, Door};
 use crate::social;
 
 /// How often what is written lazily is written.
@@ -98,7 +98,11 @@ impl Parts {
 
         let tasks = TaskTracker::new();
         let door = Door::open(&config.data_dir)?;
-        tasks.spawn(door.serve(accounts.clone(), stopping.clone()));
+        let answering = Answering {
+            accounts: accounts.clone(),
+            federation: federation.clone(),
+        };
+        tasks.spawn(door.serve(answering, stopping.clone()));
         tasks.spawn(syncs(sync, stopping.clone()));
         tasks.spawn(pushes(push, stopping.clone()));
         tasks.spawn(social::follow(feed, stopping.clone()));

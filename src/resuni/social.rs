@@ -8,10 +8,12 @@ use axum::Router;
 use resuni_config::{Config, FederationMode};
 use resuni_consortium::{Consortium, Member, Reachability, Roster, Status};
 use resuni_dag::SigningKey;
-use resuni_federation::{Client, Mode};
+use resuni_federation::divergence::check::Checked;
+use resuni_federation::{Client, Comparison, Federation, Mode};
 use resuni_feed::Feed;
 use resuni_store::Store;
 use resuni_web::{Site, WebState};
+use ruma::RoomId;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::SettingsFile;
@@ -93,6 +95,38 @@ pub(crate) fn status(file: &SettingsFile) -> Result<ExitCode> {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     })
+}
+
+/// `resuni room check`: a line for each server in the room.
+pub(crate) async fn check_room(federation: &Federation, room: &str) -> Result<Vec<String>> {
+    let room = <&RoomId>::try_from(room).with_context(|| format!("`{room}` is not a room id."))?;
+    let checked = federation.divergences.check(room).await?;
+    if checked.is_empty() {
+        return Ok(vec!["No other server is in this room.".to_owned()]);
+    }
+    Ok(checked.iter().map(checked_line).collect())
+}
+
+fn checked_line(checked: &Checked) -> String {
+    let (server, event) = (&checked.server, &checked.event);
+    match (&checked.comparison, &checked.parting) {
+        (Ok(Comparison::Same), _) => format!("{server}\tthe same state at {event}"),
+        (Ok(Comparison::Unknown), _) => {
+            format!("{server}\tdoes not tell: no event in common, or no state digests (MSC4500)")
+        }
+        (Ok(Comparison::Differs(ours, theirs)), parting) => {
+            let (here, there) = (ours.count, theirs.count);
+            let since = match parting {
+                Some(parting) if parting.same_before => {
+                    format!("{} was judged differently", parting.event)
+                }
+                Some(parting) => format!("since {} at least", parting.event),
+                None => "since when could not be found".to_owned(),
+            };
+            format!("{server}\tANOTHER STATE: {there} entries there, {here} here; {since}")
+        }
+        (Err(error), _) => format!("{server}\tcan't be asked: {error}"),
+    }
 }
 
 /// A client that needs neither the data folder nor the server's key: to ask for a version is not signed.

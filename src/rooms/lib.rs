@@ -4,6 +4,7 @@
 //! is `send` or `receive` → `plan` (may it?) → `delta` (what is written?) → one batch, guarded on the room's head.
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
+mod accumulator;
 mod adopt;
 pub mod aliases;
 mod backfill;
@@ -51,6 +52,7 @@ mod view;
 mod visibility;
 mod work;
 
+pub use accumulator::{StateHash, StateHashes};
 pub use adopt::OutOfBand;
 pub use backfill::{Backfilled, MAX_BACKFILL};
 pub use client_view::Form;

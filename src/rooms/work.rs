@@ -7,6 +7,7 @@ use resuni_store::{Applied, Batch, CommitError, Position, StoreError};
 use ruma::{EventId, UserId};
 
 use crate::{
+    accumulator::move_between,
     cache::AuthEdges,
     reader::Reader,
     relations::index,
@@ -19,9 +20,6 @@ use crate::{
         UserNum, state_key_name,
     },
 };
-
-/// Entries of a large state after which other tasks get their turn.
-const TURN: usize = 256;
 
 /// A writer's snapshot and batch. It lives under the lane of its room.
 pub(crate) struct Work<'a> {
@@ -167,7 +165,7 @@ impl<'a> Work<'a> {
             self.reader.fresh.nodes.insert(num, node);
         }
         let mut lattice = Lattice::clone(&*self.lattice(base).await?);
-        self.add_diff(&mut lattice, old.root, updated.root).await?;
+        move_between(&self.reader, &mut lattice, old.root, updated.root).await?;
         let num = SnapNum(numbers.next(&SNAP_NUMBERS));
         let count = old.count.saturating_add_signed(updated.grown);
         let snap = Snap {
@@ -217,7 +215,7 @@ impl<'a> Work<'a> {
             self.reader.snap(from).await?.root,
             self.reader.snap(snap).await?.root,
         );
-        self.add_diff(&mut lattice, from, to).await?;
+        move_between(&self.reader, &mut lattice, from, to).await?;
         Ok(Arc::new(lattice))
     }
 
@@ -227,31 +225,6 @@ impl<'a> Work<'a> {
             .ok_or_else(|| {
                 crate::reader::missing_row("lattices", format!("the room {} has none", room.0))
             })
-    }
-
-    async fn add_diff(
-        &self,
-        lattice: &mut Lattice,
-        from: NodeNum,
-        to: NodeNum,
-    ) -> Result<(), StoreError> {
-        for (i, change) in tree::diff(&self.reader, from, to)
-            .await?
-            .into_iter()
-            .enumerate()
-        {
-            if i % TURN == TURN - 1 {
-                tokio::task::yield_now().await;
-            }
-            let (kind, key) = self.reader.state_key(change.key).await?;
-            if let Some(event) = change.before {
-                lattice.remove(&kind, &key, self.reader.event_id(event).await?.as_str());
-            }
-            if let Some(event) = change.after {
-                lattice.add(&kind, &key, self.reader.event_id(event).await?.as_str());
-            }
-        }
-        Ok(())
     }
 
     /// What these states are known to resolve to.

@@ -119,6 +119,16 @@ impl Server {
             .to_owned())
     }
 
+    /// What `resuni room check` says about a room of a server that runs.
+    pub fn check_room(&self, room: &str) -> anyhow::Result<String> {
+        let output = self.run(&["room", "check", room, "--config", "resuni.toml"])?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(said)
+    }
+
     fn ask_the_doctor(&self, what: &[&str]) -> anyhow::Result<String> {
         if self.kind != Kind::Resuni || self.child.is_some() {
             bail!("the doctor looks at a Resuni that is stopped");

@@ -6,13 +6,12 @@ use std::{
     time::Duration,
 };
 
+use resuni_dag::Pdu;
+use resuni_rooms::RoomView;
 use resuni_store::Position;
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedTransactionId, UInt,
-    api::federation::{
-        discovery::get_server_version::v1 as get_server_version,
-        transactions::send_transaction_message::v1 as transaction,
-    },
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedTransactionId, UInt,
+    api::federation::discovery::get_server_version::v1 as get_server_version, serde::Raw,
 };
 use serde_json::value::RawValue;
 
@@ -21,7 +20,12 @@ use super::{
     outbox::Stored,
     queue::{Ephemeral, Item, Queue, Work},
 };
-use crate::{backoff::pause_ms, client::Terms, error::FederationError};
+use crate::{
+    backoff::pause_ms,
+    client::Terms,
+    divergence::wire::{Hashes, Told, transaction},
+    error::FederationError,
+};
 
 /// Events of one transaction (server-server API, "Transactions").
 const MAX_PDUS: usize = 50;
@@ -301,13 +305,14 @@ impl Worker {
         edus: &[Ephemeral],
         stored: &[Stored],
     ) -> Result<(), FederationError> {
-        let pdus = self.read(items).await?;
+        let (pdus, state_hashes) = self.read(items).await?;
         if pdus.is_empty() && edus.is_empty() && stored.is_empty() {
             return Ok(());
         }
         let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.shared.clock.now_ms()));
         let mut request = transaction::Request::new(id.clone(), self.shared.origin.clone(), now);
         request.pdus = pdus;
+        request.state_hashes = state_hashes;
         let ephemeral = edus.iter().map(|edu| edu.edu.clone());
         request.edus = stored
             .iter()
@@ -319,9 +324,11 @@ impl Worker {
             .client
             .send(&self.queue.server, request, TERMS)
             .await?;
-        for (event_id, result) in answer.pdus {
-            if let Err(error) = result {
+        for (event_id, outcome) in answer.pdus {
+            if let Some(error) = outcome.error {
                 tracing::info!(server = %self.queue.server, %event_id, error, "the server refused an event");
+            } else if let Some(mismatch) = outcome.mismatch {
+                tracing::info!(server = %self.queue.server, %event_id, ?mismatch, "the server has another state");
             }
         }
         Ok(())
@@ -329,8 +336,9 @@ impl Worker {
 
     /// The events as JSON, in their order. One that can't be read is left out: it must not keep the
     /// others back.
-    async fn read(&self, items: &[Item]) -> Result<Vec<Box<RawValue>>, FederationError> {
+    async fn read(&self, items: &[Item]) -> Result<(Vec<Box<RawValue>>, Hashes), FederationError> {
         let mut pdus = Vec::with_capacity(items.len());
+        let mut hashes = Hashes::new();
         let mut rest = items;
         while let Some(first) = rest.first() {
             let count = rest
@@ -343,20 +351,30 @@ impl Worker {
                 continue;
             };
             let nums: Vec<_> = run.iter().map(|item| item.event).collect();
+            let mut found = Vec::with_capacity(nums.len());
             match view.pdus(&nums).await {
-                Ok(found) => pdus.extend(found.iter().filter_map(raw)),
+                Ok(all) => found = all,
                 Err(error) => {
                     tracing::error!(%error, "an event that is to be sent can't be read");
                     for num in nums {
-                        if let Ok(found) = view.pdus(&[num]).await {
-                            pdus.extend(found.iter().filter_map(raw));
-                        }
+                        found.extend(view.pdus(&[num]).await.into_iter().flatten());
                     }
                 }
             }
+            for pdu in &found {
+                pdus.extend(raw(pdu));
+                hashes.extend(told(&view, pdu).await);
+            }
         }
-        Ok(pdus)
+        Ok((pdus, hashes))
     }
+}
+
+/// The states around an event, for comparing (MSC4500). Without them it is sent all the same.
+async fn told(view: &RoomView, pdu: &Pdu) -> Option<(OwnedEventId, Raw<Told>)> {
+    let hashes = view.state_hashes(pdu.event_id()).await.ok().flatten()?;
+    let told = Raw::new(&Told::of(&hashes)).ok()?;
+    Some((pdu.event_id().to_owned(), told))
 }
 
 fn raw(pdu: &resuni_dag::Pdu) -> Option<Box<RawValue>> {

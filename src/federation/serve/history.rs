@@ -19,11 +19,17 @@ use ruma::{
             get_room_state_ids::v1 as state_ids,
         },
     },
+    serde::Base64,
 };
 use serde_json::value::RawValue;
 
 use super::{Serve, unknown_event};
-use crate::{auth_chain, error::FederationError, handshake::raw};
+use crate::{
+    auth_chain,
+    divergence::wire::{accumulator, hex},
+    error::FederationError,
+    handshake::raw,
+};
 
 /// Events of one answer to `backfill`.
 const MAX_BACKFILL: usize = 100;
@@ -97,6 +103,29 @@ impl Serve {
             ids(&view, &chain).await?,
             ids(&view, &state).await?,
         ))
+    }
+
+    /// `GET …/state_accumulator/{roomId}?event_id=…` (MSC4500): what the state after an event adds up to.
+    ///
+    /// # Errors
+    /// 403 for servers that are not in the room, 404 where the state is not known.
+    pub async fn state_accumulator(
+        &self,
+        origin: &ServerName,
+        request: accumulator::Request,
+    ) -> Result<accumulator::Response, FederationError> {
+        let view = self.shared_room(origin, &request.room_id).await?;
+        let (lattice, hash) = view
+            .accumulator(&request.event_id)
+            .await?
+            .ok_or_else(|| unknown_event(&request.event_id))?;
+        Ok(accumulator::Response {
+            event_id: request.event_id,
+            algorithm: accumulator::Response::ALGORITHM.to_owned(),
+            lattice: Base64::new(lattice.to_bytes().to_vec()),
+            n_state_events: UInt::new_saturating(hash.count),
+            digest: hex(&hash.digest),
+        })
     }
 
     /// `GET /v1/event_auth/{roomId}/{eventId}`.

@@ -1,6 +1,7 @@
 //! Events and states (Server-Server API, "Retrieving events", "Backfilling and retrieving missing
 //! events", "Authorization rules").
 
+use resuni_federation::divergence::wire::accumulator;
 use ruma::api::federation::{
     authorization::get_event_authorization,
     backfill::get_backfill,
@@ -21,6 +22,7 @@ pub fn routes() -> Routes {
         .on(event)
         .on(state)
         .on(state_ids)
+        .on(state_accumulator)
         .on(event_auth)
         .on(backfill)
         .on(missing)
@@ -46,6 +48,14 @@ async fn state_ids(
     Ruma { body, caller, .. }: Ruma<get_room_state_ids::v1::Request>,
 ) -> Answer<get_room_state_ids::v1::Response> {
     Ok(Reply(federation.serve.state_ids(&caller, body).await?))
+}
+
+async fn state_accumulator(
+    On(federation): On,
+    Ruma { body, caller, .. }: Ruma<accumulator::Request>,
+) -> Answer<accumulator::Response> {
+    let accumulator = federation.serve.state_accumulator(&caller, body).await?;
+    Ok(Reply(accumulator))
 }
 
 async fn event_auth(

@@ -1,6 +1,6 @@
 //! Transactions (Server-Server API, "Transactions").
 
-use ruma::api::federation::transactions::send_transaction_message;
+use resuni_federation::divergence::wire::transaction;
 
 use super::On;
 use crate::{
@@ -10,12 +10,12 @@ use crate::{
 
 /// The table of this section.
 pub fn routes() -> Routes {
-    Routes::new().with(Policy::TRANSACTION, transaction)
+    Routes::new().with(Policy::TRANSACTION, send)
 }
 
-async fn transaction(
+async fn send(
     On(federation): On,
-    Ruma { body, caller, .. }: Ruma<send_transaction_message::v1::Request>,
-) -> Answer<send_transaction_message::v1::Response> {
+    Ruma { body, caller, .. }: Ruma<transaction::Request>,
+) -> Answer<transaction::Response> {
     Ok(Reply(federation.ingest.transaction(&caller, body).await?))
 }

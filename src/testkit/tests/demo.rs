@@ -65,6 +65,8 @@ async fn three_operators_share_timelines_and_a_chat() {
     for (_, client) in &demo.people {
         sees(client, &demo.chat, demo.people.len()).await;
     }
+    let said = demo.servers[0].check_room(&demo.chat).unwrap();
+    assert_eq!(said.matches("the same state").count(), 2, "{said}");
     for server in &mut demo.servers {
         server.stop().await.unwrap();
         server.doctor().unwrap();

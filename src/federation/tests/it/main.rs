@@ -9,6 +9,7 @@
 
 mod authority;
 mod devices;
+mod divergence;
 mod hostile;
 mod liar;
 mod network;

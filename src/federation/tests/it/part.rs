@@ -368,10 +368,11 @@ async fn route(
             <$kind>::try_from_http_request(borrowed, $arguments).unwrap()
         }};
     }
-    use api::{authorization as auth, backfill, event, membership as m, transactions as t};
+    use api::{authorization as auth, backfill, event, membership as m};
+    use resuni_federation::divergence::wire;
     match segments.get(1).copied().unwrap_or_default() {
         "send" => {
-            let request = read!(t::send_transaction_message::v1::Request);
+            let request = read!(wire::transaction::Request);
             json_of(federation.ingest.transaction(origin, request).await?)
         }
         "make_join" => json_of(
@@ -410,6 +411,10 @@ async fn route(
                 .state(origin, read!(event::get_room_state::v1::Request))
                 .await?,
         ),
+        "tk.nutra.msc4500" => {
+            let request = read!(wire::accumulator::Request, &segments[3..]);
+            json_of(serve.state_accumulator(origin, request).await?)
+        }
         "state_ids" => json_of(
             serve
                 .state_ids(origin, read!(event::get_room_state_ids::v1::Request))
