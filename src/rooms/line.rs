@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use resuni_dag::{Pdu, limits};
+use resuni_dag::Pdu;
 use resuni_store::{Applied, Batch, Direction, Position, ScanRange, StoreError};
 use ruma::{OwnedEventId, RoomId, UserId};
 use serde_json::value::RawValue;
@@ -206,11 +206,10 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
-    /// Ties loose ends: with more forward extremities than an event may name, one of our members sends an event that says
-    /// nothing but follows the newest of them. Otherwise a server that forks the room could make every later event as
-    /// expensive as it likes.
-    pub async fn tie(&mut self) -> Result<(), RoomError> {
-        if self.live.tips.len() <= limits::PREV_EVENTS {
+    /// Ties loose ends: with more than so many forward extremities, one of our members sends an event that says nothing
+    /// but follows the newest of them.
+    pub async fn tie(&mut self, at_most: usize) -> Result<(), RoomError> {
+        if self.live.tips.len() <= at_most {
             return Ok(());
         }
         let range = ScanRange::prefix(&self.live.num);

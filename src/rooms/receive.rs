@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use resuni_dag::{Pdu, create_event_id};
+use resuni_dag::{Pdu, create_event_id, limits};
 use resuni_store::{Position, StoreError};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId};
 
@@ -38,6 +38,19 @@ impl Rooms {
         state: Vec<OwnedEventId>,
     ) -> Result<Received, RoomError> {
         self.receive_with(room, pdu, Some(state)).await
+    }
+
+    /// Ends a fork of the room, if it has one now, with an event of one of our members that says nothing: who has only
+    /// one of its ends, as a server that just joined there, learns of the others by it.
+    pub async fn end_fork(&self, room: &RoomId) -> Result<(), RoomError> {
+        let room: OwnedRoomId = room.to_owned();
+        let mut lane = self.lanes.enter(&room).await;
+        let Some(mut line) = Line::open(self, &mut lane, &room).await? else {
+            return Ok(());
+        };
+        line.tie(1).await?;
+        line.finish(lane).await?.durable().await?;
+        Ok(())
     }
 
     async fn receive_with(
@@ -279,7 +292,8 @@ impl Line<'_> {
             Verdict::Accept => {
                 let follows = self.followed(refs.prev).await?;
                 self.extend(event, &follows, 0).await?;
-                self.tie().await?;
+                // Otherwise a server that forks the room could make every later event as expensive as it likes.
+                self.tie(limits::PREV_EVENTS).await?;
                 // The position is known when the batch is.
                 return Ok(Received::Accepted {
                     position: Position(0),

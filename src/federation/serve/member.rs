@@ -1,5 +1,7 @@
 //! Servers that want into a room by way of us, and out.
 
+use std::{sync::Arc, time::Duration};
+
 use resuni_dag::{Pdu, cosign};
 use resuni_rooms::{
     EventNum, Membership, NewEvent, Received, RestrictedJoin, RoomError, RoomView, membership_of,
@@ -19,6 +21,8 @@ use serde_json::{json, value::RawValue};
 use super::{Serve, history::raws};
 use crate::{auth_chain, error::FederationError, handshake::raw};
 
+/// How long a server may take to take our answer to its `send_join` in, before it is sent events that build on it.
+const END_FORK_AFTER: Duration = Duration::from_secs(1);
 /// Servers named in `servers_in_room`.
 const MAX_SERVERS: usize = 100_000;
 
@@ -104,6 +108,7 @@ impl Serve {
         let num = self.accept(&view, origin, event.clone()).await?;
         // A view of its own: the first is from before the join.
         let view = self.rooms.view_known(&request.room_id).await?;
+        self.end_fork_soon(view.room_id());
         let state = view.state_before(event.event_id()).await?.nums().await?;
         let mut room_state = send_join::RoomState::new();
         room_state.event = Some(raw(&event)?);
@@ -125,6 +130,19 @@ impl Serve {
             room_state.auth_chain = raws(&view.pdus(&chain).await?)?;
         }
         Ok(send_join::Response::new(room_state))
+    }
+
+    /// What came into the room since `make_join`, or was on its way from servers that did not know of the join yet,
+    /// is no part of what the joining server gets, and if nobody says anything more it never learns of it. So the
+    /// fork, if there is one, is ended once that server has had the time to take our answer in.
+    fn end_fork_soon(&self, room: &RoomId) {
+        let (rooms, room) = (Arc::clone(&self.rooms), room.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(END_FORK_AFTER).await;
+            if let Err(error) = rooms.end_fork(&room).await {
+                tracing::info!(%room, %error, "a fork could not be ended after a join");
+            }
+        });
     }
 
     /// `PUT /v2/send_leave/{roomId}/{eventId}`.

@@ -380,3 +380,29 @@ async fn who_types_is_told_and_only_about_oneself() {
     };
     tokio::time::timeout(PATIENCE, told).await.unwrap();
 }
+
+/// What is said between a server's `make_join` and its `send_join` reaches it, although nobody says anything after.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_during_a_join_is_not_lost() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    let room = room(&a, "12", Preset::PublicChat).await;
+    let (rooms, user, in_room) = (a.rooms.clone(), a.user(), room.clone());
+    let topic = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let sent = topic.clone();
+    a.lies.tell(move |endpoint, _| {
+        if endpoint == "make_join" {
+            let content = serde_json::json!({ "topic": "meanwhile" });
+            let content = serde_json::value::to_raw_value(&content).unwrap();
+            let event = resuni_rooms::NewEvent::state("m.room.topic", "", content);
+            let sending = rooms.send(&in_room, &user, event, None);
+            let id =
+                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(sending));
+            *sent.lock().unwrap() = Some(id.unwrap());
+        }
+    });
+    join(&b, &room, &a).await.unwrap();
+    let topic = topic.lock().unwrap().take().unwrap();
+    b.has(&room, &topic).await;
+    assert_eq!(state(&a, &room).await, state(&b, &room).await);
+}
