@@ -267,7 +267,7 @@ fn referenced<'a>(entry: &'a CanonicalJsonValue, rules: &RoomRules) -> Option<&'
     if !rules.references_have_hashes() {
         return entry.as_str();
     }
-    match &entry.as_array()?[..] {
+    match entry.as_array()? {
         [id, CanonicalJsonValue::Object(_)] => id.as_str(),
         _ => None,
     }

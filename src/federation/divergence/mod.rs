@@ -114,7 +114,7 @@ impl Divergences {
             let (room, event) = (view.room_id().to_owned(), event.to_owned());
             tokio::spawn(async move { this.look(&origin, &room, &event).await });
         }
-        Ok((own.after != told.after).then(|| Mismatch {
+        Ok((own.after != told.after).then_some(Mismatch {
             expected_after: own.after,
             received_after: told.after,
         }))

@@ -134,7 +134,7 @@ async fn entered_by_invite_only(a: &Part, b: &Part, version: &str) {
         "clients get the stripped form"
     );
 
-    assert_eq!(join(&b, &room, &a).await.unwrap(), Joined::Yes);
+    assert_eq!(join(b, &room, a).await.unwrap(), Joined::Yes);
     let said = b.say(&room, "here").await;
     a.has(&room, &said).await;
 
