@@ -37,6 +37,7 @@ mod tags;
 #[cfg(test)]
 mod testing;
 pub mod uia;
+mod upgraded_rooms;
 mod users;
 
 use std::{sync::Arc, time::Duration};

@@ -222,11 +222,23 @@ impl Accounts {
         account: AccountNum,
         change: PushRuleChange,
     ) -> Result<(), AccountError> {
+        let change = |rules: &mut Ruleset| change.apply(rules).map(|()| true);
+        self.update_push_rules(account, change).await
+    }
+
+    /// Changes push rules; nothing is written if `change` answers that there was nothing to do.
+    pub(crate) async fn update_push_rules(
+        &self,
+        account: AccountNum,
+        change: impl FnOnce(&mut Ruleset) -> Result<bool, AccountError>,
+    ) -> Result<(), AccountError> {
         let defaults = self.default_rules(account).await?;
         let changed = self
             .update_account_data(account, None, PUSH_RULES, |stored| {
                 let mut global = current(stored, defaults)?;
-                change.apply(&mut global)?;
+                if !change(&mut global)? {
+                    return Ok(None);
+                }
                 match serde_json::to_value(&Content { global }).map_err(unwritable)? {
                     Value::Object(content) => Ok(Some(content)),
                     _ => Ok(None),

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::{AccountNum, Accounts, error::AccountError};
 
-const TAG: &str = "m.tag";
+pub(crate) const TAG: &str = "m.tag";
 /// The longest name of a tag (spec, "Room Tagging").
 const TAG_BYTES: usize = 255;
 
@@ -21,7 +21,7 @@ fn tags_in(content: Option<&str>) -> Map<String, Value> {
     }
 }
 
-fn content(tags: Map<String, Value>) -> Map<String, Value> {
+pub(crate) fn content(tags: Map<String, Value>) -> Map<String, Value> {
     Map::from_iter([("tags".to_owned(), Value::Object(tags))])
 }
 

@@ -15,6 +15,7 @@ mod rules;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod upgrades;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,6 +35,7 @@ pub use counts::{RoomUnread, Unread};
 pub use error::DeliveryError;
 pub use notifications::{MAX_NOTIFICATIONS, Notification, NotificationsPage};
 pub use tables::TABLES;
+pub use upgrades::Upgrades;
 
 use crate::{
     audience::Audiences,

@@ -22,17 +22,17 @@ use crate::{
     tables::{PUSHES, TALLIES},
 };
 
-struct Home {
-    rooms: Arc<Rooms>,
-    accounts: Arc<Accounts>,
+pub(crate) struct Home {
+    pub rooms: Arc<Rooms>,
+    pub accounts: Arc<Accounts>,
     push: Arc<Push>,
-    room: OwnedRoomId,
-    alice: OwnedUserId,
+    pub room: OwnedRoomId,
+    pub alice: OwnedUserId,
 }
 
 impl Home {
     /// A room that Alice has made.
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         Self::with(None).await
     }
 
@@ -73,7 +73,7 @@ impl Home {
         home
     }
 
-    async fn account(&self, name: &str) -> AccountNum {
+    pub async fn account(&self, name: &str) -> AccountNum {
         let new = NewAccount::user(name, "some password".to_owned());
         self.accounts.register(new).await.unwrap().account
     }

@@ -9,7 +9,7 @@ use axum::routing::get;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
 use resuni_config::{Config, HashingCost, RateLimits};
 use resuni_dag::SigningKey;
-use resuni_delivery::Push;
+use resuni_delivery::{Push, Upgrades};
 use resuni_federation::net::WebClient;
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_feed::Feed;
@@ -57,6 +57,8 @@ impl Parts {
             Some(Arc::new(gateways(config)?)),
         );
         let push = push.await.context("The notifications can't be opened.")?;
+        let upgrades = Upgrades::open(rooms.clone(), accounts.clone()).await;
+        let upgrades = upgrades.context("The log of rooms can't be followed.")?;
         let sync = Sync::new(
             rooms.clone(),
             accounts.clone(),
@@ -105,6 +107,7 @@ impl Parts {
         tasks.spawn(door.serve(answering, stopping.clone()));
         tasks.spawn(syncs(sync, stopping.clone()));
         tasks.spawn(pushes(push, stopping.clone()));
+        tasks.spawn(carry_over(upgrades, stopping.clone()));
         tasks.spawn(social::follow(feed, stopping.clone()));
         if let Some(federation) = federation {
             tasks.spawn(async move {
@@ -283,6 +286,16 @@ async fn pushes(push: Arc<Push>, stopping: CancellationToken) {
     tokio::select! {
         ended = push.run() => if let Err(error) = ended {
             tracing::error!(%error, "nobody is notified any more");
+        },
+        () = stopping.cancelled() => {}
+    }
+}
+
+/// Lets what people have said about a room follow them when it is upgraded, until the server stops.
+async fn carry_over(upgrades: Arc<Upgrades>, stopping: CancellationToken) {
+    tokio::select! {
+        ended = upgrades.run() => if let Err(error) = ended {
+            tracing::error!(%error, "settings stay with rooms that are upgraded");
         },
         () = stopping.cancelled() => {}
     }

@@ -74,6 +74,12 @@ impl Follower {
         batch.cursors.push((Arc::clone(&self.cursor), to));
     }
 
+    /// Goes on after `to` without writing that down: for entries without an effect. After a restart
+    /// they come again.
+    pub fn pass(&mut self, to: Position) {
+        self.nothing_until = self.nothing_until.max(to);
+    }
+
     /// Moves the cursor by itself, for effects that are not in the store or for entries without one.
     ///
     /// # Errors
