@@ -52,6 +52,12 @@ pub enum AccountError {
     /// `M_UNKNOWN_DEVICE` (400)
     #[error("This user has no such device.")]
     UnknownDevice,
+    /// `M_WRONG_ROOM_KEYS_VERSION` (403)
+    #[error("This is not the current key backup.")]
+    WrongBackup {
+        /// The version that is.
+        current: u64,
+    },
     /// `M_TOO_LARGE` (413)
     #[error("{what} may have at most {limit} bytes.")]
     TooLarge {

@@ -164,6 +164,7 @@ impl Accounts {
             sent_counts: e2e::SentCounts::default(),
         });
         accounts.finish_deactivations().await?;
+        accounts.finish_backup_deletions().await?;
         accounts.ensure_appservice_senders().await?;
         Ok(accounts)
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     Accounts,
-    e2e::tables::{CROSS_SIGNING, USER_SIGNATURES},
+    e2e::tables::{BACKUP_KEYS, BACKUPS, CROSS_SIGNING, USER_SIGNATURES},
     error::AccountError,
     tables::{
         ACCOUNT, ACCOUNTS, Account, AccountKind, AccountNum, AccountsChange, DATA, DATA_CHANGES,
@@ -282,7 +282,7 @@ impl Accounts {
             batch.delete(&PUSHKEYS, &(id.app_id, id.pushkey, account));
         }
         sweep!(PUSHERS, DEVICE_PUSHERS);
-        sweep!(CROSS_SIGNING, USER_SIGNATURES);
+        sweep!(CROSS_SIGNING, USER_SIGNATURES, BACKUPS, BACKUP_KEYS);
         Ok(batch)
     }
 }

@@ -60,6 +60,9 @@ settings! {
         /// Uploaded files.
         table media: Media = Media::default();
 
+        /// Who is there.
+        table presence: Presence = Presence::default();
+
         /// Bridges and bots.
         table appservices: Appservices = Appservices::default();
 
@@ -228,6 +231,15 @@ settings! {
     pub struct Media {
         /// The largest upload, in bytes.
         value max_upload_bytes: u64 = 50 * 1024 * 1024;
+    }
+}
+
+settings! {
+    /// Who is there.
+    pub struct Presence {
+        /// Whether people see who of those they share a room with is online. It costs a message to
+        /// every server concerned whenever somebody comes or goes.
+        value enabled: bool = true;
     }
 }
 

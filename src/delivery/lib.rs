@@ -12,6 +12,7 @@ mod follow;
 mod gateway;
 mod notifications;
 mod rules;
+mod services;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use tokio::sync::{Mutex, Notify, watch};
 pub use counts::{RoomUnread, Unread};
 pub use error::DeliveryError;
 pub use notifications::{MAX_NOTIFICATIONS, Notification, NotificationsPage};
+pub use services::{Ping, PingError, ServiceClient, Services};
 pub use tables::TABLES;
 pub use upgrades::Upgrades;
 

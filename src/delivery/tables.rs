@@ -58,6 +58,9 @@ pub(crate) static SENT: Table<(RoomNum, UserNum, u64), Position> = Table::new(0x
 pub(crate) static PUSHES: Table<(AccountNum, String, String, Position), PushRow> =
     Table::new(0x0706, "pushes");
 
+/// How far each application service has been told, by its id.
+pub(crate) static SERVICES: Table<String, ServiceRow> = Table::new(0x0707, "services");
+
 /// All tables of this crate, for the doctor.
 pub static TABLES: &[TableInfo] = &[
     TALLIES.info(),
@@ -66,6 +69,7 @@ pub static TABLES: &[TableInfo] = &[
     ACTIVE.info(),
     SENT.info(),
     PUSHES.info(),
+    SERVICES.info(),
 ];
 
 /// A row of [`TALLIES`]. Differences may be negative, so the sums are signed.
@@ -103,3 +107,24 @@ pub struct PushRow {
     pub invite: bool,
 }
 versioned!(PushRow, 1);
+
+/// A row of [`SERVICES`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    /// Everything up to here is in a transaction, or did not concern the service.
+    pub cursor: Position,
+    /// The id of the next transaction.
+    pub next: u64,
+    /// The transaction that it has not taken yet.
+    pub pending: Option<Pending>,
+}
+versioned!(ServiceRow, 1);
+
+/// A transaction as it is sent, every time in the same words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Its id.
+    pub id: u64,
+    /// Its body.
+    pub body: String,
+}

@@ -16,6 +16,7 @@ use ruma::{
 use serde_json::{Value, json, value::to_raw_value};
 
 mod gateway;
+mod services;
 
 use crate::{
     Push, RoomUnread, Unread,

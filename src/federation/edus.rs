@@ -1,7 +1,10 @@
 //! Ephemeral messages of other servers. A server speaks for its own users only.
 
 use resuni_accounts::{Accounts, e2e::MessageId};
-use resuni_rooms::{Membership, Receipt, ReceiptKind, Rooms, Typing};
+use resuni_rooms::{
+    Membership, PresenceNow, PresenceState, Receipt, ReceiptKind, Rooms, Typing,
+    presence::MAX_STATUS_BYTES,
+};
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, UserId,
     api::federation::transactions::edu::Edu, serde::Raw,
@@ -14,6 +17,8 @@ use crate::{acl, error::FederationError};
 
 /// How long somebody counts as typing unless more is heard. The message has no time of its own.
 const TYPING_MS: u64 = 30_000;
+/// People that are read out of one message about presence.
+const MAX_PRESENCE: usize = 500;
 /// Receipts that are read out of one message.
 const MAX_RECEIPTS: usize = 500;
 
@@ -50,9 +55,56 @@ pub(crate) async fn receive(
         "m.device_list_update" | "m.signing_key_update" => {
             receive_keys_changed(to, origin, serde_json::from_str(json).map_err(bad)?).await
         }
-        // Presence is not built yet.
+        "m.presence" => {
+            receive_presence(rooms, origin, serde_json::from_str(json).map_err(bad)?).await
+        }
         _ => Ok(()),
     }
+}
+
+#[derive(Deserialize)]
+struct PresenceContent {
+    push: Vec<PresenceUpdate>,
+}
+
+#[derive(Deserialize)]
+struct PresenceUpdate {
+    user_id: OwnedUserId,
+    presence: String,
+    #[serde(default)]
+    status_msg: Option<String>,
+    #[serde(default)]
+    last_active_ago: Option<u64>,
+    #[serde(default)]
+    currently_active: bool,
+}
+
+/// Of users of the server that shares a room with us; nobody else here would be told of them.
+async fn receive_presence(
+    rooms: &Rooms,
+    origin: &ServerName,
+    content: PresenceContent,
+) -> Result<(), FederationError> {
+    for update in content.push.into_iter().take(MAX_PRESENCE) {
+        let status = update.status_msg.filter(|status| !status.is_empty());
+        let bounded = status
+            .as_ref()
+            .is_none_or(|status| status.len() <= MAX_STATUS_BYTES);
+        let (Some(state), true) = (PresenceState::from_name(&update.presence), bounded) else {
+            continue;
+        };
+        if update.user_id.server_name() != origin || !rooms.is_in_a_room(&update.user_id).await? {
+            continue;
+        }
+        let told = PresenceNow {
+            state,
+            status,
+            last_active_ago: update.last_active_ago,
+            currently_active: update.currently_active,
+        };
+        rooms.presence().receive(&update.user_id, told);
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]

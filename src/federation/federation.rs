@@ -183,7 +183,10 @@ impl Federation {
             done = self.sender.run() => done,
             // Ends only when the server stops, and then the sender still has its place to write down.
             () = async {
-                self.sender.run_typing(&self.typing).await;
+                tokio::join!(
+                    self.sender.run_typing(&self.typing),
+                    self.sender.run_presence(),
+                );
                 std::future::pending::<()>().await;
             } => Ok(()),
         }

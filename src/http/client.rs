@@ -2,6 +2,8 @@
 
 mod account;
 mod account_data;
+mod appservice;
+mod backup;
 mod devices;
 mod directory;
 mod filter;
@@ -10,6 +12,7 @@ mod media;
 mod membership;
 mod messages;
 mod notifications;
+mod presence;
 mod profile;
 mod push_rules;
 mod receipts;
@@ -37,6 +40,8 @@ pub fn routes() -> Routes {
     [
         account::routes,
         account_data::routes,
+        appservice::routes,
+        backup::routes,
         devices::routes,
         directory::routes,
         filter::routes,
@@ -45,6 +50,7 @@ pub fn routes() -> Routes {
         membership::routes,
         messages::routes,
         notifications::routes,
+        presence::routes,
         profile::routes,
         push_rules::routes,
         receipts::routes,

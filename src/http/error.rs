@@ -324,6 +324,11 @@ impl From<AccountError> for ApiError {
             AccountError::Forbidden(_) => ApiError::forbidden(message),
             AccountError::NotFound(_) => ApiError::not_found(message),
             AccountError::TooLarge { .. } => ApiError::too_large(message),
+            AccountError::WrongBackup { current } => {
+                let code = ErrorCode::WrongRoomKeysVersion;
+                ApiError::new(StatusCode::FORBIDDEN, code, message)
+                    .with("current_version", current.to_string())
+            }
             AccountError::Locked => locked(message),
             AccountError::UnknownToken { soft_logout } => ApiError::unknown_token(soft_logout),
             AccountError::Deactivated => {

@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
 use resuni_dag::SigningKey;
-use resuni_delivery::Push;
+use resuni_delivery::{Push, ServiceClient};
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_media::{Media, MediaConfig};
 use resuni_rooms::{Rooms, RoomsConfig};
@@ -164,6 +164,7 @@ impl Server {
             federation,
             media,
             push,
+            services: Arc::new(ServiceClient::new().unwrap()),
             sync,
             limits: Arc::new(Limits::new(None, clock)),
         };

@@ -9,7 +9,7 @@ use axum::routing::get;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
 use resuni_config::{Config, HashingCost, RateLimits};
 use resuni_dag::SigningKey;
-use resuni_delivery::{Push, Upgrades};
+use resuni_delivery::{Push, ServiceClient, Services, Upgrades};
 use resuni_federation::net::WebClient;
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_feed::Feed;
@@ -51,6 +51,7 @@ impl Parts {
         let accounts = open_accounts(config, &store).await?;
         let rooms = open_rooms(config, key.clone(), &store).await?;
         let typing = rooms.typing().clone();
+        rooms.presence().enable(config.presence.enabled);
         let push = Push::open(
             rooms.clone(),
             accounts.clone(),
@@ -59,6 +60,9 @@ impl Parts {
         let push = push.await.context("The notifications can't be opened.")?;
         let upgrades = Upgrades::open(rooms.clone(), accounts.clone()).await;
         let upgrades = upgrades.context("The log of rooms can't be followed.")?;
+        let services = ServiceClient::new().context("TLS can't be set up.")?;
+        let services = Arc::new(services);
+        let bridges = Services::new(rooms.clone(), accounts.clone(), services.clone());
         let sync = Sync::new(
             rooms.clone(),
             accounts.clone(),
@@ -90,10 +94,11 @@ impl Parts {
         let state = AppState {
             settings: Arc::new(http_settings(config)),
             accounts: accounts.clone(),
-            rooms,
+            rooms: rooms.clone(),
             federation: federation.clone(),
             media: open_media(config, data, &store).await?,
             push: push.clone(),
+            services: services.clone(),
             sync: sync.clone(),
             limits: Arc::new(Limits::new(rates(&config.rate_limits), clock())),
         };
@@ -106,6 +111,8 @@ impl Parts {
         };
         tasks.spawn(door.serve(answering, stopping.clone()));
         tasks.spawn(syncs(sync, stopping.clone()));
+        tasks.spawn(passing(rooms.clone(), stopping.clone()));
+        tasks.spawn(bridged(bridges, stopping.clone()));
         tasks.spawn(pushes(push, stopping.clone()));
         tasks.spawn(carry_over(upgrades, stopping.clone()));
         tasks.spawn(social::follow(feed, stopping.clone()));
@@ -281,6 +288,15 @@ async fn syncs(sync: Arc<Sync>, stopping: CancellationToken) {
     }
 }
 
+/// Lets time pass for what is in memory only: who types, and who is there.
+async fn passing(rooms: Arc<Rooms>, stopping: CancellationToken) {
+    tokio::select! {
+        () = rooms.presence().run() => {}
+        () = rooms.typing().run() => {}
+        () = stopping.cancelled() => {}
+    }
+}
+
 /// Counts what is unread and serves the pushers, until the server stops.
 async fn pushes(push: Arc<Push>, stopping: CancellationToken) {
     tokio::select! {
@@ -296,6 +312,16 @@ async fn carry_over(upgrades: Arc<Upgrades>, stopping: CancellationToken) {
     tokio::select! {
         ended = upgrades.run() => if let Err(error) = ended {
             tracing::error!(%error, "settings stay with rooms that are upgraded");
+        },
+        () = stopping.cancelled() => {}
+    }
+}
+
+/// Sends events to application services, until the server stops.
+async fn bridged(services: Arc<Services>, stopping: CancellationToken) {
+    tokio::select! {
+        ended = services.run() => if let Err(error) = ended {
+            tracing::error!(%error, "application services are told nothing more");
         },
         () = stopping.cancelled() => {}
     }

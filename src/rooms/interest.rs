@@ -17,6 +17,12 @@ impl Rooms {
         self.reader().user_id(user).await
     }
 
+    /// Whether a user is joined to any room that we are in: one seek for each room until the first.
+    pub async fn is_in_a_room(&self, user: &UserId) -> Result<bool, RoomError> {
+        let joined = self.rooms_of(user, &[Membership::Join]).await?;
+        Ok(!joined.is_empty())
+    }
+
     /// The event by which a user is invited to a room, whether this server is in it or not.
     pub async fn invite_event(
         &self,

@@ -8,8 +8,8 @@ use ruma::{OwnedServerName, RoomVersionId, ServerName};
 use tokio::sync::Semaphore;
 
 use crate::{
-    cache::Caches, directory::DirectoryOrder, error::RoomError, lane::Lanes, reader::Reader,
-    spaces::Walks, typing::Typing,
+    cache::Caches, directory::DirectoryOrder, error::RoomError, lane::Lanes, presence::Presence,
+    reader::Reader, spaces::Walks, typing::Typing,
 };
 
 /// Who we are, and what new rooms are like.
@@ -34,6 +34,7 @@ pub struct Rooms {
     /// Walks through spaces that clients may go on with.
     pub walks: Walks,
     typing: Arc<Typing>,
+    presence: Arc<Presence>,
     /// Bounds the threads that resolve states at a time.
     pub(crate) resolving: Arc<Semaphore>,
 }
@@ -48,8 +49,10 @@ impl Rooms {
         store: Store,
         clock: SharedClock,
     ) -> Result<Arc<Self>, StoreError> {
+        let typing = Arc::new(Typing::new(clock.clone()));
         Ok(Arc::new(Self {
-            typing: Arc::new(Typing::new(clock.clone())),
+            presence: Arc::new(Presence::new(clock.clone(), typing.clone())),
+            typing,
             directory: DirectoryOrder::default(),
             walks: Walks::new(clock.now_ms()),
             config,
@@ -79,6 +82,11 @@ impl Rooms {
     /// Who types where.
     pub fn typing(&self) -> &Arc<Typing> {
         &self.typing
+    }
+
+    /// Who is there.
+    pub fn presence(&self) -> &Arc<Presence> {
+        &self.presence
     }
 
     /// A fresh snapshot. It sees everything that was applied, durable or not.

@@ -35,6 +35,7 @@ impl Rooms {
         txn: Option<TxnKey>,
     ) -> Result<OwnedEventId, RoomError> {
         let event = checked(event)?;
+        self.presence().active(sender);
         for _ in 1..ATTEMPTS {
             match self
                 .try_send(room, sender, event.clone(), txn.clone())

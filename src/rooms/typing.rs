@@ -97,6 +97,19 @@ impl Typing {
         }
     }
 
+    /// A serial for something else that is told in the same way. [`Typing::wake`] is called when it is there.
+    pub(crate) fn next_serial(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.serial += 1;
+        state.serial
+    }
+
+    /// Wakes whoever watches.
+    pub(crate) fn wake(&self) {
+        let serial = self.serial();
+        self.changed.send_replace(serial);
+    }
+
     /// The newest serial.
     pub fn serial(&self) -> u64 {
         self.state.lock().serial

@@ -11,6 +11,7 @@ use crate::token::SyncToken;
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
     pub account_data: Vec<String>,
+    pub presence: Vec<String>,
     pub to_device: Vec<String>,
     /// Set when there are more messages: those told here end at this position.
     pub to_device_up_to: Option<Position>,
@@ -30,6 +31,7 @@ impl Answer {
     /// Whether there is nothing in it that a waiting client should be woken for.
     pub fn is_empty(&self) -> bool {
         self.account_data.is_empty()
+            && self.presence.is_empty()
             && self.to_device.is_empty()
             && self.changed.is_empty()
             && self.left.is_empty()
@@ -61,6 +63,10 @@ impl Answer {
         if !self.account_data.is_empty() {
             out.push_str(",\"account_data\":");
             events(&mut out, &self.account_data);
+        }
+        if !self.presence.is_empty() {
+            out.push_str(",\"presence\":");
+            events(&mut out, &self.presence);
         }
         self.device(&mut out);
         if rooms.iter().any(|(_, rooms)| !rooms.is_empty()) {

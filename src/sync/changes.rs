@@ -63,3 +63,16 @@ impl Changes {
         changes
     }
 }
+
+/// Member events among the entries: the room and the user.
+pub(crate) fn joins(entries: &[LogEntry]) -> BTreeSet<(RoomNum, UserNum)> {
+    let events = entries.iter().filter(|entry| entry.topic == TOPIC_EVENT);
+    events
+        .filter_map(|entry| {
+            let event = EventLog::from_bytes(&entry.payload)?;
+            let users = event.memberships.into_iter().chain(event.target);
+            Some(users.map(|user| (RoomNum(entry.scope), user)))
+        })
+        .flatten()
+        .collect()
+}

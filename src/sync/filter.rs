@@ -84,6 +84,13 @@ pub fn global(filter: &Filter, kind: &str) -> bool {
     })
 }
 
+/// Whether a filter of things outside rooms lets this sender through.
+pub fn sender(filter: &Filter, sender: &UserId) -> bool {
+    passes(filter.senders.as_deref(), &filter.not_senders, |id| {
+        id == sender
+    })
+}
+
 /// Whether members are to be loaded lazily (spec, "Lazy-loading room members").
 pub fn lazy(filter: &RoomEventFilter) -> bool {
     matches!(filter.lazy_load_options, LazyLoadOptions::Enabled { .. })

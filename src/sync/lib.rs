@@ -14,6 +14,7 @@ mod error;
 pub mod filter;
 mod joined;
 mod left;
+mod presence;
 mod state;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
@@ -25,7 +26,7 @@ use std::{sync::Arc, time::Duration};
 
 use resuni_accounts::{AccountNum, Accounts};
 use resuni_delivery::Push;
-use resuni_rooms::{Membership, RoomNum, Rooms, Typing};
+use resuni_rooms::{Membership, PresenceState, RoomNum, Rooms, Typing};
 use resuni_store::{Position, StoreError};
 use ruma::{DeviceId, UserId, api::client::filter::FilterDefinition};
 use tokio::{sync::watch, time::Instant};
@@ -63,6 +64,8 @@ pub struct SyncRequest {
     pub filter: FilterDefinition,
     /// All state of all rooms, even of those without news; answers at once.
     pub full_state: bool,
+    /// How the client says that its user is (`set_presence`).
+    pub set_presence: PresenceState,
     /// `state_after` in place of `state` (v1.16, MSC4222).
     pub use_state_after: bool,
 }
@@ -109,6 +112,7 @@ impl Sync {
                 .delete_to_device(who.account, device, since.to_device)
                 .await?;
         }
+        let _there = self.rooms.presence().sync(who.user, request.set_presence);
         let deadline = Instant::now() + request.timeout.min(MAX_TIMEOUT);
         let user = self.rooms.user_num(who.user).await?;
         // Registered before the first look, so that nothing falls between look and wait.
@@ -157,6 +161,7 @@ impl Sync {
         }
         let context = Context::new(self, who, request, now).await?;
         context.account_data(&mut answer);
+        context.presence(&mut answer).await?;
         context.rooms(&mut answer).await?;
         context.device(&mut answer).await?;
         Ok(answer)
@@ -173,7 +178,10 @@ impl Sync {
         if since.to_device < since.position {
             return Ok(false); // More messages to the device than one answer could hold.
         }
-        if since.typing != now.typing && !self.typing.changed_since(since.typing).is_empty() {
+        if since.typing != now.typing
+            && (!self.typing.changed_since(since.typing).is_empty()
+                || self.presence_changed(who.user, since.typing).await?)
+        {
             return Ok(false);
         }
         let Some(entries) = self
@@ -258,6 +266,7 @@ impl Sync {
                 self.wake_joined(room.num, audiences).await?;
             }
         }
+        self.wake_for_presence(seen.typing, audiences).await?;
         let typing = self.typing.changed_since(seen.typing);
         for room in changes.rooms.iter().copied().chain(typing) {
             self.wake_joined(room, audiences).await?;

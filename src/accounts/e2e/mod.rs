@@ -3,6 +3,7 @@
 //! out once, checks the signatures by which people vouch for keys, and carries messages from
 //! device to device.
 
+mod backup;
 mod cross_signing;
 mod device_keys;
 mod device_lists;
@@ -22,6 +23,7 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
+pub use backup::{Backup, BackupKeys, BackupPart};
 pub use cross_signing::CrossSigningUpload;
 pub use device_keys::KeyUpload;
 pub use one_time_keys::OneTimeKeys;

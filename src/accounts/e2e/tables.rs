@@ -37,6 +37,28 @@ pub(crate) static DEVICE_LISTS: Table<Position, String> = Table::new(0x0329, "de
 /// The same by user.
 pub(crate) static DEVICE_LIST_OF: Table<String, Position> = Table::new(0x032a, "device_list_of");
 
+/// Backups of room keys by version.
+pub(crate) static BACKUPS: Table<(AccountNum, u64), BackupRow> = Table::new(0x032b, "backups");
+/// Their keys by room and session, as JSON.
+pub(crate) static BACKUP_KEYS: Table<(AccountNum, u64, String, String), String> =
+    Table::new(0x032c, "backup_keys");
+/// Backups whose deletion has begun but whose keys are not all gone yet.
+pub(crate) static DELETED_BACKUPS: Table<(AccountNum, u64), ()> =
+    Table::new(0x032d, "deleted_backups");
+
+/// A backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BackupRow {
+    pub algorithm: String,
+    /// A JSON object.
+    pub auth_data: String,
+    pub etag: u64,
+    pub count: u64,
+    /// Its version is not used again.
+    pub deleted: bool,
+}
+versioned!(BackupRow, 1);
+
 /// What a cross-signing key is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Usage {

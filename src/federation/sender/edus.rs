@@ -6,7 +6,7 @@ use std::{
 };
 
 use resuni_rooms::{
-    ReceiptKind, RoomNum, RoomView, Typing,
+    Membership, PresenceNow, ReceiptKind, RoomNum, RoomView, Typing,
     receipts::{RECEIPTS_IN_ORDER, ReceiptLog},
 };
 use resuni_store::LogEntry;
@@ -133,6 +133,72 @@ async fn tell(
                 edu: Raw::from_json(edu.clone()),
             };
             shared.send_edu(&server, edu);
+        }
+    }
+    Ok(())
+}
+
+/// Servers that are told of one person's presence: more would not be looked at.
+const MAX_PRESENCE_SERVERS: usize = 500;
+/// People whose change is told at once; of the rest the next change.
+const MAX_PRESENCE: usize = 500;
+
+/// Follows who of our users is there, and tells the servers they share a room with.
+pub(super) async fn run_presence(shared: &Arc<Shared>) {
+    let presence = shared.rooms.presence().clone();
+    let mut watch = presence.watch();
+    let mut serial = shared.rooms.typing().serial();
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            changed = watch.changed() => if changed.is_err() { return },
+        }
+        let newest = *watch.borrow_and_update();
+        for user in presence.changed_since(serial, MAX_PRESENCE) {
+            if user.server_name() != shared.origin {
+                continue;
+            }
+            if let Some(now) = presence.of(&user)
+                && let Err(error) = tell_presence(shared, &user, &now).await
+            {
+                tracing::warn!(%error, "cannot tell other servers who is there");
+            }
+        }
+        serial = newest;
+    }
+}
+
+async fn tell_presence(
+    shared: &Arc<Shared>,
+    user: &OwnedUserId,
+    now: &PresenceNow,
+) -> Result<(), FederationError> {
+    let mut servers = BTreeSet::new();
+    for room in shared.rooms.rooms_of(user, &[Membership::Join]).await? {
+        if servers.len() >= MAX_PRESENCE_SERVERS {
+            break;
+        }
+        if let Some(view) = shared.rooms.view_num(room.num).await? {
+            servers.extend(view.servers(MAX_PRESENCE_SERVERS).await?);
+        }
+    }
+    let mut update = now.content();
+    update["user_id"] = json!(user);
+    if now.last_active_ago.is_none() {
+        // It is required between servers.
+        update["last_active_ago"] = json!(0);
+    }
+    let edu = json!({ "edu_type": "m.presence", "content": { "push": [update] } });
+    let edu = serde_json::value::to_raw_value(&edu)
+        .map_err(|e| FederationError::Internal(e.to_string()))?;
+    for server in servers
+        .into_iter()
+        .filter(|server| *server != shared.origin)
+    {
+        if shared.backoff.wait_ms(&server).is_none() {
+            let subject = Subject::Presence(user.clone());
+            let edu = Raw::from_json(edu.clone());
+            shared.send_edu(&server, Ephemeral { subject, edu });
         }
     }
     Ok(())

@@ -255,6 +255,11 @@ impl Sender {
         self.shared.send_edu(server, edu);
     }
 
+    /// Tells other servers who of our users is there, until the server stops.
+    pub async fn run_presence(&self) {
+        edus::run_presence(&self.shared).await;
+    }
+
     /// Sends on who types in which room, until the server stops.
     pub async fn run_typing(&self, typing: &Typing) {
         edus::run_typing(&self.shared, typing).await;

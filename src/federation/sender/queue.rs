@@ -32,6 +32,8 @@ pub enum Subject {
     Typing(OwnedRoomId, OwnedUserId),
     /// How far somebody has read, in a thread or in all.
     Receipt(OwnedRoomId, OwnedUserId, Option<String>),
+    /// Whether somebody is there.
+    Presence(OwnedUserId),
     /// Nothing that could be replaced.
     Event(OwnedEventId),
     /// Each by itself.

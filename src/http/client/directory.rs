@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use http::StatusCode;
+use resuni_delivery::ServiceClient;
 use resuni_federation::{Client, Federation, Terms};
 use resuni_rooms::{DirectoryQuery, RoomError, Rooms};
 use ruma::{
@@ -74,11 +75,33 @@ pub async fn find_alias(
     }
 }
 
+/// An alias of ours that leads nowhere may be one that a bridge makes when it is asked
+/// (Application Service API, "Querying").
+pub async fn bridged_alias(
+    accounts: &Accounts,
+    rooms: &Rooms,
+    services: &ServiceClient,
+    alias: &RoomAliasId,
+) -> Result<(), ApiError> {
+    if alias.server_name() != rooms.server_name() || rooms.resolve_alias(alias).await?.is_some() {
+        return Ok(());
+    }
+    for service in accounts.appservices().iter() {
+        if service.owns_alias(alias.as_str()) && services.has_alias(service, alias.as_str()).await {
+            break;
+        }
+    }
+    Ok(())
+}
+
 async fn resolve(
+    State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
+    State(services): State<Arc<ServiceClient>>,
     State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, .. }: Ruma<get_alias::v3::Request>,
 ) -> Answer<get_alias::v3::Response> {
+    bridged_alias(&accounts, &rooms, &services, &body.room_alias).await?;
     let (room, servers) = find_alias(&rooms, federation.as_deref(), &body.room_alias).await?;
     Ok(Reply(get_alias::v3::Response::new(room, servers)))
 }

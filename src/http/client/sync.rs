@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use resuni_accounts::{Accounts, Session};
+use resuni_rooms::PresenceState;
 use resuni_sync::{Sync, SyncRequest, Who};
 use ruma::api::client::{filter::FilterDefinition, sync::sync_events};
 
@@ -30,6 +31,7 @@ async fn sync(
         timeout: body.timeout.unwrap_or_default(),
         filter: filter(&accounts, &caller, body.filter).await?,
         full_state: body.full_state,
+        set_presence: PresenceState::from_name(body.set_presence.as_str()).unwrap_or_default(),
         use_state_after: body.use_state_after,
     };
     let who = Who {

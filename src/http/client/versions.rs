@@ -1,14 +1,10 @@
-//! What this server can do (Client-Server API, "API Versions", "Capabilities negotiation"), and the
-//! questions every client asks whose answer is that there is nothing.
+//! What this server can do (Client-Server API, "API Versions", "Capabilities negotiation").
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::extract::State;
 use resuni_dag::RoomRules;
-use ruma::api::client::{
-    discovery::{get_capabilities, get_supported_versions},
-    thirdparty::get_protocols,
-};
+use ruma::api::client::discovery::{get_capabilities, get_supported_versions};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -31,7 +27,7 @@ const FEATURES: &[&str] = &[
 
 /// The table of this section.
 pub fn routes() -> Routes {
-    Routes::new().guest(versions).on(capabilities).on(protocols)
+    Routes::new().guest(versions).on(capabilities)
 }
 
 async fn versions(
@@ -73,9 +69,4 @@ async fn capabilities(
         "m.profile_fields": { "enabled": true },
         "m.forget_forced_upon_leave": { "enabled": false },
     } }))
-}
-
-/// No bridge of this server offers a lookup.
-async fn protocols(_: Ruma<get_protocols::v3::Request>) -> Answer<get_protocols::v3::Response> {
-    Ok(Reply(get_protocols::v3::Response::new(BTreeMap::new())))
 }
