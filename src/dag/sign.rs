@@ -257,39 +257,51 @@ fn verify_server(
 ) -> Result<(), SignatureError> {
     let signatures =
         signatures_of(object, server).ok_or_else(|| SignatureError::Unsigned(server.to_owned()))?;
-    let usable = |id: &str| {
-        keys.get(server)
-            .and_then(|keys| keys.get(id))
-            .filter(|key| valid_at.is_none_or(|at| key.valid_until_ts >= at))
-    };
     let mut checked = false;
     for (key_id, signature) in signatures {
-        if !key_id.starts_with("ed25519:") {
-            continue;
+        let signature = signature.as_str().unwrap_or_default();
+        match verify_text(bytes, server, key_id, signature, keys, valid_at) {
+            Err(SignatureError::NoUsableKey(_)) => {}
+            outcome => {
+                outcome?;
+                checked = true;
+            }
         }
-        let Some(key) = usable(key_id) else { continue };
-        let invalid = || SignatureError::Invalid {
-            server: server.to_owned(),
-            key_id: key_id.clone(),
-        };
-        let signature = signature
-            .as_str()
-            .and_then(|s| LENIENT.decode(s).ok())
-            .ok_or_else(invalid)?;
-        verify_canonical_json_bytes(
-            &SigningKeyAlgorithm::Ed25519,
-            &key.key,
-            &signature,
-            bytes.as_bytes(),
-        )
-        .map_err(|_| invalid())?;
-        checked = true;
     }
     if checked {
         Ok(())
     } else {
         Err(SignatureError::NoUsableKey(server.to_owned()))
     }
+}
+
+/// Checks one signature of a text, in base64, by a key of `server`. `valid_at` is that of [`verify_json`].
+pub fn verify_text(
+    text: &str,
+    server: &ServerName,
+    key_id: &str,
+    signature: &str,
+    keys: &VerifyKeys,
+    valid_at: Option<u64>,
+) -> Result<(), SignatureError> {
+    let key = keys
+        .get(server)
+        .filter(|_| key_id.starts_with("ed25519:"))
+        .and_then(|keys| keys.get(key_id))
+        .filter(|key| valid_at.is_none_or(|at| key.valid_until_ts >= at))
+        .ok_or_else(|| SignatureError::NoUsableKey(server.to_owned()))?;
+    let invalid = || SignatureError::Invalid {
+        server: server.to_owned(),
+        key_id: key_id.to_owned(),
+    };
+    let signature = LENIENT.decode(signature).map_err(|_| invalid())?;
+    verify_canonical_json_bytes(
+        &SigningKeyAlgorithm::Ed25519,
+        &key.key,
+        &signature,
+        text.as_bytes(),
+    )
+    .map_err(|_| invalid())
 }
 
 fn signatures_of<'a>(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use resuni_dag::verify_json;
+use resuni_dag::verify_text;
 use resuni_store::SharedClock;
 use ruma::OwnedServerName;
 
@@ -111,11 +111,12 @@ impl Authenticator {
             destination: &self.own,
             body: request.body,
         };
-        let object = header
-            .signed_object(parts)
+        let text = parts
+            .text()
             .map_err(|e| FederationError::bad_json(e.to_string()))?;
         let keys = self.keys.of_requester(&header.origin, &header.key).await;
-        verify_json(&object, &header.origin, &keys, Some(self.clock.now_ms()))
+        let (key, sig, now) = (&header.key, &header.sig, self.clock.now_ms());
+        verify_text(&text, &header.origin, key, sig, &keys, Some(now))
             .map_err(|e| unauthorized(e.to_string()))?;
         Ok(header.origin)
     }

@@ -2,6 +2,7 @@
 
 use resuni_dag::{SigningKey, sign_json};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName};
+use serde_json::value::RawValue;
 
 /// The name of the scheme.
 const SCHEME: &str = "X-Matrix";
@@ -110,24 +111,6 @@ impl XMatrix {
             key.key_id(),
         ))
     }
-
-    /// The object whose signature this header carries, signature included.
-    ///
-    /// # Errors
-    /// When the body is not canonical JSON.
-    pub fn signed_object(
-        &self,
-        request: SignedParts<'_>,
-    ) -> Result<CanonicalJsonObject, XMatrixError> {
-        let mut object = request.object()?;
-        let by_key = CanonicalJsonObject::from([(
-            self.key.clone(),
-            CanonicalJsonValue::from(self.sig.clone()),
-        )]);
-        let by_server = CanonicalJsonObject::from([(self.origin.to_string(), by_key.into())]);
-        object.insert("signatures".to_owned(), by_server.into());
-        Ok(object)
-    }
 }
 
 /// The parts of a request that its signature covers.
@@ -146,6 +129,31 @@ pub struct SignedParts<'a> {
 }
 
 impl SignedParts<'_> {
+    /// The text whose signature a header carries.
+    ///
+    /// A body that canonical JSON can't express is taken as it came. Events of room versions before 6 may
+    /// hold any number JSON can, and a server with such an event must not become unable to send us
+    /// anything; what such a server signs is the body it sends.
+    ///
+    /// # Errors
+    /// When the body is not JSON.
+    pub fn text(&self) -> Result<String, XMatrixError> {
+        match self.object() {
+            Ok(object) => Ok(CanonicalJsonValue::Object(object).to_string()),
+            Err(_) => self.text_around_body(),
+        }
+    }
+
+    fn text_around_body(&self) -> Result<String, XMatrixError> {
+        let body = |error: &dyn std::fmt::Display| XMatrixError::Body(error.to_string());
+        let content: &RawValue = serde_json::from_slice(self.body).map_err(|e| body(&e))?;
+        let rest = SignedParts { body: &[], ..*self }.object()?;
+        let rest = CanonicalJsonValue::Object(rest).to_string();
+        // "content" comes before all other keys.
+        let rest = rest.strip_prefix('{').unwrap_or(&rest);
+        Ok(format!("{{\"content\":{},{rest}", content.get()))
+    }
+
     fn object(&self) -> Result<CanonicalJsonObject, XMatrixError> {
         let mut object = CanonicalJsonObject::from([
             ("method".to_owned(), self.method.to_owned().into()),
@@ -211,6 +219,30 @@ mod tests {
             key: "ed25519:k1".to_owned(),
             sig: "c2ln".to_owned(),
         }
+    }
+
+    fn parts(body: &[u8]) -> SignedParts<'_> {
+        SignedParts {
+            method: "PUT",
+            uri: "/_matrix/federation/v1/send/1",
+            origin: server_name!("a.example"),
+            destination: server_name!("b.example"),
+            body,
+        }
+    }
+
+    #[test]
+    fn a_body_with_numbers_of_old_is_signed_as_it_came() {
+        let around = r#""destination":"b.example","method":"PUT","origin":"a.example","uri":"/_matrix/federation/v1/send/1"}"#;
+        let spaced = parts(b"{ \"b\": 1, \"a\": [] }").text().unwrap();
+        assert_eq!(spaced, format!(r#"{{"content":{{"a":[],"b":1}},{around}"#));
+        for number in ["1.5", "1e+300", "9007199254740993"] {
+            let body = format!(r#"{{"a":{number},"b":"x"}}"#);
+            let text = parts(body.as_bytes()).text().unwrap();
+            assert_eq!(text, format!(r#"{{"content":{body},{around}"#));
+        }
+        assert!(parts(b"{").text().is_err());
+        assert_eq!(parts(b"").text().unwrap(), format!("{{{around}"));
     }
 
     #[test]
