@@ -13,10 +13,12 @@ use crate::{
 
 /// The runs as Markdown; `remarks` are put at the end.
 pub fn markdown(runs: &[Run], sizes: &Sizes, remarks: Option<&str>) -> String {
-    let mut text = String::from("# Performance\n\n");
+    let mut text = format!("# {}\n\n", sizes.title);
     head(&mut text, runs, sizes);
     table(&mut text, runs);
-    aims(&mut text, runs);
+    if sizes.aims {
+        aims(&mut text, runs);
+    }
     spread(&mut text, runs);
     if let Some(remarks) = remarks {
         let _ = write!(text, "\n{remarks}");
@@ -32,7 +34,7 @@ fn head(text: &mut String, runs: &[Run], sizes: &Sizes) {
     let (least, most) = loads.fold((f64::MAX, 0.0_f64), |(a, b), l| (a.min(l), b.max(l)));
     let _ = writeln!(
         text,
-        "Written by `make bench`: {}, two servers of a kind at a time on one machine, through the public API only.\n\n\
+        "Written by `resuni-bench` (`make bench`): {}, two servers of a kind at a time on one machine, through the public API only.\n\n\
          * Machine: {}, {}\n\
          * Load average while measuring, the load generator included: {least:.1} to {most:.1}\n\
          * One disk sync (4 KiB appended, fdatasync): {:.2} ms, median of 100\n\

@@ -22,6 +22,10 @@ const SENDERS: usize = 16;
 /// How much to do.
 #[derive(Debug, Clone)]
 pub struct Sizes {
+    /// What the report is called.
+    pub title: &'static str,
+    /// Whether these are the sizes that the project's aims are about.
+    pub aims: bool,
     /// Messages of a send load at the most.
     pub sends: usize,
     /// A load's time at the most.
@@ -48,6 +52,8 @@ impl Sizes {
     /// To see that everything works.
     pub fn quick() -> Self {
         Self {
+            title: "Performance: a short look",
+            aims: true,
             sends: 500,
             send_time: Duration::from_secs(5),
             long_room: 500,
@@ -64,6 +70,8 @@ impl Sizes {
     /// What `docs/performance.md` shows.
     pub fn full() -> Self {
         Self {
+            title: "Performance",
+            aims: true,
             sends: 20_000,
             send_time: Duration::from_secs(10),
             long_room: 10_000,
@@ -80,6 +88,8 @@ impl Sizes {
     /// Ten times as much of what must not make a server slow. It takes other servers hours.
     pub fn large() -> Self {
         Self {
+            title: "Performance: ten times as large",
+            aims: false,
             long_room: 100_000,
             members: 5_000,
             waiting: 1_000,
