@@ -7,7 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use resuni_accounts::{ACCOUNT_DATA, AccountDataChanged, AccountNum, PUSHERS_CHANGED, PusherId};
+use resuni_accounts::{
+    ACCOUNT_DATA, AccountDataChanged, AccountNum, InviteVerdict, PUSHERS_CHANGED, PusherId,
+};
 use resuni_dag::Pdu;
 use resuni_rooms::{
     EventNum, RoomNum, RoomView, UserNum,
@@ -389,6 +391,10 @@ impl Push {
         let Some(invite) = self.rooms.invite_event(&user, room).await? else {
             return Ok(());
         };
+        let verdict = self.accounts.judge_invite(account, invite.sender()).await?;
+        if verdict != InviteVerdict::Allow {
+            return Ok(());
+        }
         let rules = self.accounts.push_rules(account).await?;
         let case = Case::outside(invite.room_id(), &invite, self.nobody.clone());
         let verdict = case.for_person(&user, String::new(), &rules.global).await;

@@ -46,6 +46,9 @@ pub enum FederationError {
     /// The requester may not do that (403 `M_FORBIDDEN`).
     #[error("{0}")]
     Forbidden(String),
+    /// Who is invited does not want to be (403 `M_INVITE_BLOCKED`).
+    #[error("this user does not want to be invited")]
+    InviteBlocked,
     /// There is no such thing, or the requester may not know of it (404 `M_NOT_FOUND`).
     #[error("{0}")]
     NotFound(String),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use resuni_accounts::Accounts;
+use resuni_accounts::{Accounts, InviteVerdict};
 use resuni_dag::{Pdu, RoomRules, SigningKey, cosign, sign_object};
 use resuni_rooms::{
     Membership, NewEvent, OutOfBand, Received, RoomError, Rooms, client_format, membership_of,
@@ -154,6 +154,11 @@ impl Invites {
         })?;
         let event = self.checked_invite(origin, &request, rules).await?;
         let target = self.local_target(&event).await?;
+        if let Some(account) = self.accounts.find_user(&target).await?
+            && self.accounts.judge_invite(account, event.sender()).await? == InviteVerdict::Block
+        {
+            return Err(FederationError::InviteBlocked);
+        }
         let view = self.rooms.view(&request.room_id).await?;
         if let Some(view) = &view {
             acl::require(view, origin).await?;

@@ -407,6 +407,10 @@ impl From<FederationError> for ApiError {
             FederationError::NotAdmitted(_) | FederationError::Forbidden(_) => {
                 ApiError::forbidden(message)
             }
+            FederationError::InviteBlocked => {
+                let code = "M_INVITE_BLOCKED".into();
+                ApiError::new(StatusCode::FORBIDDEN, code, message)
+            }
             FederationError::NotFound(_) => ApiError::not_found(message),
             FederationError::BadRequest { errcode, .. } => bad_request(ErrorCode::from(errcode)),
             FederationError::IncompatibleRoomVersion(version) => {

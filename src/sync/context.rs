@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use resuni_accounts::AccountDataChange;
+use resuni_accounts::{AccountDataChange, InviteVerdict};
 use resuni_rooms::{Form, Membership, RoomNum, RoomOf};
 use resuni_store::Position;
 use ruma::{OwnedUserId, api::client::filter::EventFormat};
@@ -191,10 +191,29 @@ impl<'a> Context<'a> {
         else {
             return Ok(None);
         };
-        if name == "invite_state" && self.invited_by_ignored(&events) {
+        if name == "invite_state"
+            && (self.invited_by_ignored(&events) || !self.wants_invite(room).await?)
+        {
             return Ok(None);
         }
         Ok(Some(format!("{{\"{name}\":{{\"events\":{events}}}}}")))
+    }
+
+    /// Spec, "Invite permission": what came although it is not wanted is not told.
+    async fn wants_invite(&self, room: &RoomOf) -> Result<bool, SyncError> {
+        let invite = self
+            .sync
+            .rooms
+            .invite_event(self.who.user, room.num)
+            .await?;
+        let Some(invite) = invite else {
+            return Ok(true);
+        };
+        let accounts = &self.sync.accounts;
+        let verdict = accounts
+            .judge_invite(self.who.account, invite.sender())
+            .await?;
+        Ok(verdict == InviteVerdict::Allow)
     }
 
     /// Spec, "Ignoring Users": invites of ignored users are not sent to the client.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use bytes::Bytes;
-use resuni_accounts::{Accounts, Session};
+use resuni_accounts::{Accounts, InviteVerdict, Session};
+use resuni_delivery::ServiceClient;
 use resuni_federation::Federation;
 use resuni_rooms::{
     Gaps, MemberDetails, Membership, PageQuery, RoomView, Rooms, StateView, TimelineToken,
@@ -12,7 +13,7 @@ use resuni_rooms::{
 };
 use resuni_store::Direction;
 use ruma::{
-    OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId,
+    OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomAliasId, RoomId, UserId,
     api::client::{
         knock::knock_room,
         membership::{
@@ -27,7 +28,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    directory::find_alias,
+    directory::{bridged_alias, find_alias},
     remote::Remote,
     rooms::{form, profile, profile_if_local, token, view, view_joined},
 };
@@ -145,11 +146,15 @@ async fn join(
 async fn join_by_alias(
     State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
+    State(services): State<Arc<ServiceClient>>,
     State(federation): State<Option<Arc<Federation>>>,
     Ruma {
         body, caller, raw, ..
     }: Ruma<join_room_by_id_or_alias::v3::Request>,
 ) -> Answer<join_room_by_id_or_alias::v3::Response> {
+    if let Ok(alias) = <&RoomAliasId>::try_from(body.room_id_or_alias.as_str()) {
+        bridged_alias(&accounts, &rooms, &services, alias).await?;
+    }
     let (room, via) = resolve(
         &rooms,
         federation.as_deref(),
@@ -238,6 +243,26 @@ async fn forget(
     Ok(Reply(forget_room::v3::Response::new()))
 }
 
+/// Spec, "Invite permission": who does not want to be invited is not.
+pub async fn check_invite(
+    accounts: &Accounts,
+    inviter: &UserId,
+    target: &UserId,
+) -> Result<(), ApiError> {
+    let Some(account) = accounts.find_user(target).await? else {
+        return Ok(());
+    };
+    match accounts.judge_invite(account, inviter).await? {
+        InviteVerdict::Block => Err(ApiError::new(
+            http::StatusCode::FORBIDDEN,
+            "M_INVITE_BLOCKED".into(),
+            "This user does not want to be invited.",
+        )),
+        // To ignore an invite is not to tell.
+        InviteVerdict::Allow | InviteVerdict::Ignore => Ok(()),
+    }
+}
+
 async fn invite(
     State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
@@ -252,6 +277,7 @@ async fn invite(
             "People can only be invited by their user id.",
         ));
     };
+    check_invite(&accounts, &caller.user_id, &target.user_id).await?;
     let details = MemberDetails {
         profile: profile_if_local(&accounts, &target.user_id).await?,
         reason: target.reason,

@@ -17,7 +17,7 @@ use ruma::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use super::{remote::Remote, rooms::profile};
+use super::{membership::check_invite, remote::Remote, rooms::profile};
 use crate::{
     error::ApiError,
     extract::{Answer, Policy, Reply, Ruma},
@@ -35,10 +35,19 @@ async fn create(
     State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
     State(federation): State<Option<Arc<Federation>>>,
-    Ruma { body, caller, .. }: Ruma<create_room::v3::Request>,
+    Ruma {
+        mut body, caller, ..
+    }: Ruma<create_room::v3::Request>,
 ) -> Answer<create_room::v3::Response> {
     let own = rooms.server_name();
     let mut invite_profiles = BTreeMap::new();
+    // The room is made without those who don't want to be invited (spec, "Invite permission").
+    for user in std::mem::take(&mut body.invite) {
+        match check_invite(&accounts, &caller.user_id, &user).await {
+            Ok(()) => body.invite.push(user),
+            Err(error) => tracing::debug!(%user, ?error, "not invited to a new room"),
+        }
+    }
     for user in &body.invite {
         if user.server_name() == own {
             invite_profiles.insert(user.clone(), profile(&accounts, user).await?);

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use resuni_accounts::Session;
+use resuni_accounts::{Accounts, Session};
 use resuni_rooms::{NewEvent, Rooms, TxnKey};
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedEventId, TransactionId,
+    MilliSecondsSinceUnixEpoch, OwnedEventId, TransactionId, UserId,
     api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
     serde::Raw,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::membership::check_guest;
+use super::membership::{check_guest, check_invite};
 use crate::{
     error::ApiError,
     extract::{Answer, Policy, Reply, Ruma},
@@ -116,6 +116,7 @@ fn without_authoriser(content: Box<RawValue>) -> Result<Box<RawValue>, ApiError>
 }
 
 async fn state(
+    State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
     Ruma { body, caller, .. }: Ruma<send_state_event::v3::Request>,
 ) -> Answer<send_state_event::v3::Response> {
@@ -123,6 +124,12 @@ async fn state(
     let kind = body.event_type.to_string();
     if kind == "m.room.member" {
         content = without_authoriser(content)?;
+        let membership = resuni_rooms::fields::string_member(content.get(), "membership");
+        if membership.as_deref() == Some("invite")
+            && let Ok(target) = <&UserId>::try_from(body.state_key.as_str())
+        {
+            check_invite(&accounts, &caller.user_id, target).await?;
+        }
     }
     if kind == "m.room.create" {
         return Err(ApiError::bad_json("A room is created once."));

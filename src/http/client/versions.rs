@@ -23,6 +23,8 @@ const FEATURES: &[&str] = &[
     // Extended profiles, stable since v1.16.
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",
+    // Invite filtering by lists.
+    "org.matrix.msc4155",
 ];
 
 /// The table of this section.
