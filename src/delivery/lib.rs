@@ -7,6 +7,7 @@
 
 mod audience;
 mod counts;
+mod delayed;
 mod error;
 mod follow;
 mod gateway;
@@ -33,6 +34,7 @@ use ruma::{OwnedUserId, UserId};
 use tokio::sync::{Mutex, Notify, watch};
 
 pub use counts::{RoomUnread, Unread};
+pub use delayed::{Delayed, DelayedAction, DelayedError, DelayedEvents, MAX_DELAY_MS, MAX_DELAYED};
 pub use error::DeliveryError;
 pub use notifications::{MAX_NOTIFICATIONS, Notification, NotificationsPage};
 pub use services::{Ping, PingError, ServiceClient, Services};

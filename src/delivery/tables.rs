@@ -61,6 +61,16 @@ pub(crate) static PUSHES: Table<(AccountNum, String, String, Position), PushRow>
 /// How far each application service has been told, by its id.
 pub(crate) static SERVICES: Table<String, ServiceRow> = Table::new(0x0707, "services");
 
+/// Events to be sent later, by account and delay id.
+pub(crate) static DELAYED: Table<(AccountNum, String), DelayedRow> = Table::new(0x0708, "delayed");
+/// The same in the order in which they are due, by time in milliseconds since 1970.
+pub(crate) static DELAYED_DUE: Table<(u64, String), ()> = Table::new(0x0709, "delayed, due");
+/// Whose a delayed event is: the number of the account.
+pub(crate) static DELAYED_OWNERS: Table<String, u64> = Table::new(0x070a, "delayed, owners");
+/// The delayed event of a transaction: (account, device, room, transaction id).
+pub(crate) static DELAYED_TXNS: Table<(AccountNum, String, String, String), String> =
+    Table::new(0x070b, "delayed, transactions");
+
 /// All tables of this crate, for the doctor.
 pub static TABLES: &[TableInfo] = &[
     TALLIES.info(),
@@ -70,6 +80,10 @@ pub static TABLES: &[TableInfo] = &[
     SENT.info(),
     PUSHES.info(),
     SERVICES.info(),
+    DELAYED.info(),
+    DELAYED_DUE.info(),
+    DELAYED_OWNERS.info(),
+    DELAYED_TXNS.info(),
 ];
 
 /// A row of [`TALLIES`]. Differences may be negative, so the sums are signed.
@@ -127,4 +141,35 @@ pub struct Pending {
     pub id: u64,
     /// Its body.
     pub body: String,
+}
+
+/// A row of [`DELAYED`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DelayedRow {
+    /// Whose.
+    pub account: AccountNum,
+    /// The room's id.
+    pub room: String,
+    /// The event's type.
+    pub kind: String,
+    /// Of a state event.
+    pub state_key: Option<String>,
+    /// A JSON object.
+    pub content: String,
+    /// The event it redacts.
+    pub redacts: Option<String>,
+    /// How long after `since_ms`.
+    pub delay_ms: u64,
+    /// When it was asked for or restarted, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Its row in [`DELAYED_TXNS`].
+    pub txn: Option<(AccountNum, String, String, String)>,
+}
+versioned!(DelayedRow, 1);
+
+impl DelayedRow {
+    /// When it is to be sent.
+    pub fn due_ms(&self) -> u64 {
+        self.since_ms.saturating_add(self.delay_ms)
+    }
 }

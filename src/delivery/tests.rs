@@ -15,6 +15,7 @@ use ruma::{
 };
 use serde_json::{Value, json, value::to_raw_value};
 
+mod delayed;
 mod gateway;
 mod services;
 

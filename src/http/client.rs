@@ -4,6 +4,7 @@ mod account;
 mod account_data;
 mod appservice;
 mod backup;
+mod delayed;
 mod devices;
 mod directory;
 mod filter;
@@ -42,6 +43,7 @@ pub fn routes() -> Routes {
         account_data::routes,
         appservice::routes,
         backup::routes,
+        delayed::routes,
         devices::routes,
         directory::routes,
         filter::routes,

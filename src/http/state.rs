@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 use ipnet::IpNet;
 use resuni_accounts::Accounts;
-use resuni_delivery::{Push, ServiceClient};
+use resuni_delivery::{DelayedEvents, Push, ServiceClient};
 use resuni_federation::Federation;
 use resuni_media::Media;
 use resuni_rooms::Rooms;
@@ -70,6 +70,8 @@ pub struct AppState {
     pub media: Arc<Media>,
     /// What people are told of.
     pub push: Arc<Push>,
+    /// Events that are sent later.
+    pub delayed: Arc<DelayedEvents>,
     /// Bridges and bots.
     pub services: Arc<ServiceClient>,
     /// What devices have not seen yet.
@@ -95,6 +97,7 @@ part! {
     federation: Option<Arc<Federation>>,
     media: Arc<Media>,
     push: Arc<Push>,
+    delayed: Arc<DelayedEvents>,
     services: Arc<ServiceClient>,
     sync: Arc<Sync>,
     limits: Arc<Limits>,

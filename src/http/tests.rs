@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
 use resuni_dag::SigningKey;
-use resuni_delivery::{Push, ServiceClient};
+use resuni_delivery::{DelayedEvents, Push, ServiceClient};
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_media::{Media, MediaConfig};
 use resuni_rooms::{Rooms, RoomsConfig};
@@ -100,6 +100,7 @@ impl Server {
             .await
             .unwrap();
         let typing = Arc::clone(rooms.typing());
+        let delayed = DelayedEvents::new(Arc::clone(&rooms), Arc::clone(&accounts), || [7; 16]);
         let push = Push::open(Arc::clone(&rooms), Arc::clone(&accounts), None)
             .await
             .unwrap();
@@ -165,6 +166,7 @@ impl Server {
             media,
             push,
             services: Arc::new(ServiceClient::new().unwrap()),
+            delayed,
             sync,
             limits: Arc::new(Limits::new(None, clock)),
         };

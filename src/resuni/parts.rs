@@ -9,7 +9,7 @@ use axum::routing::get;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
 use resuni_config::{Config, HashingCost, RateLimits};
 use resuni_dag::SigningKey;
-use resuni_delivery::{Push, ServiceClient, Services, Upgrades};
+use resuni_delivery::{DelayedEvents, Push, ServiceClient, Services, Upgrades};
 use resuni_federation::net::WebClient;
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_feed::Feed;
@@ -60,6 +60,7 @@ impl Parts {
         let push = push.await.context("The notifications can't be opened.")?;
         let upgrades = Upgrades::open(rooms.clone(), accounts.clone()).await;
         let upgrades = upgrades.context("The log of rooms can't be followed.")?;
+        let delayed = DelayedEvents::new(rooms.clone(), accounts.clone(), rand::random);
         let services = ServiceClient::new().context("TLS can't be set up.")?;
         let services = Arc::new(services);
         let bridges = Services::new(rooms.clone(), accounts.clone(), services.clone());
@@ -99,6 +100,7 @@ impl Parts {
             media: open_media(config, data, &store).await?,
             push: push.clone(),
             services: services.clone(),
+            delayed: delayed.clone(),
             sync: sync.clone(),
             limits: Arc::new(Limits::new(rates(&config.rate_limits), clock())),
         };
@@ -112,6 +114,7 @@ impl Parts {
         tasks.spawn(door.serve(answering, stopping.clone()));
         tasks.spawn(syncs(sync, stopping.clone()));
         tasks.spawn(passing(rooms.clone(), stopping.clone()));
+        tasks.spawn(later(delayed, stopping.clone()));
         tasks.spawn(bridged(bridges, stopping.clone()));
         tasks.spawn(pushes(push, stopping.clone()));
         tasks.spawn(carry_over(upgrades, stopping.clone()));
@@ -312,6 +315,16 @@ async fn carry_over(upgrades: Arc<Upgrades>, stopping: CancellationToken) {
     tokio::select! {
         ended = upgrades.run() => if let Err(error) = ended {
             tracing::error!(%error, "settings stay with rooms that are upgraded");
+        },
+        () = stopping.cancelled() => {}
+    }
+}
+
+/// Sends what was to be sent later, until the server stops.
+async fn later(delayed: Arc<DelayedEvents>, stopping: CancellationToken) {
+    tokio::select! {
+        ended = delayed.run() => if let Err(error) = ended {
+            tracing::error!(%error, "delayed events are not sent any more");
         },
         () = stopping.cancelled() => {}
     }

@@ -2,18 +2,25 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use resuni_accounts::{Accounts, Session};
+use resuni_delivery::{Delayed, DelayedEvents};
 use resuni_rooms::{NewEvent, Rooms, TxnKey};
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedEventId, TransactionId, UserId,
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, TransactionId, UserId,
     api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
     serde::Raw,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::membership::{check_guest, check_invite};
+use super::{
+    delayed::{delay, keep},
+    membership::{check_guest, check_invite},
+};
 use crate::{
     error::ApiError,
     extract::{Answer, Policy, Reply, Ruma},
@@ -70,8 +77,11 @@ fn content<T>(raw: Raw<T>) -> Result<Box<RawValue>, ApiError> {
 
 async fn message(
     State(rooms): State<Arc<Rooms>>,
-    Ruma { body, caller, .. }: Ruma<send_message_event::v3::Request>,
-) -> Answer<send_message_event::v3::Response> {
+    State(delayed): State<Arc<DelayedEvents>>,
+    Ruma {
+        body, caller, uri, ..
+    }: Ruma<send_message_event::v3::Request>,
+) -> Result<Response, ApiError> {
     let content = content(body.body)?;
     let kind = body.event_type.to_string();
     let event = NewEvent {
@@ -84,10 +94,34 @@ async fn message(
         ..NewEvent::message(kind, content)
     };
     let txn = transaction(&caller, &body.txn_id);
+    if let Some(delay_ms) = delay(&uri)? {
+        let event = later(&caller, body.room_id, event, delay_ms, Some(txn));
+        return Ok(keep(&delayed, event).await?.into_response());
+    }
     let id = rooms
         .send(&body.room_id, &caller.user_id, event, Some(txn))
         .await?;
-    Ok(Reply(send_message_event::v3::Response::new(id)))
+    Ok(Reply(send_message_event::v3::Response::new(id)).into_response())
+}
+
+/// An event to be sent later.
+fn later(
+    caller: &Session,
+    room: OwnedRoomId,
+    event: NewEvent,
+    delay_ms: u64,
+    txn: Option<TxnKey>,
+) -> Delayed {
+    Delayed {
+        account: caller.account,
+        room,
+        kind: event.kind,
+        state_key: event.state_key,
+        content: event.content,
+        redacts: event.redacts,
+        delay_ms,
+        txn,
+    }
 }
 
 /// A redaction that is sent as an ordinary event names its target in its content; where that
@@ -118,8 +152,11 @@ fn without_authoriser(content: Box<RawValue>) -> Result<Box<RawValue>, ApiError>
 async fn state(
     State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
-    Ruma { body, caller, .. }: Ruma<send_state_event::v3::Request>,
-) -> Answer<send_state_event::v3::Response> {
+    State(delayed): State<Arc<DelayedEvents>>,
+    Ruma {
+        body, caller, uri, ..
+    }: Ruma<send_state_event::v3::Request>,
+) -> Result<Response, ApiError> {
     let mut content = content(body.body)?;
     let kind = body.event_type.to_string();
     if kind == "m.room.member" {
@@ -145,10 +182,14 @@ async fn state(
         timestamp: timestamp(&caller, body.timestamp),
         ..NewEvent::state(kind, body.state_key, content)
     };
+    if let Some(delay_ms) = delay(&uri)? {
+        let event = later(&caller, body.room_id, event, delay_ms, None);
+        return Ok(keep(&delayed, event).await?.into_response());
+    }
     let id = rooms
         .send(&body.room_id, &caller.user_id, event, None)
         .await?;
-    Ok(Reply(send_state_event::v3::Response::new(id)))
+    Ok(Reply(send_state_event::v3::Response::new(id)).into_response())
 }
 
 async fn redact(

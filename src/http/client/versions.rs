@@ -25,6 +25,8 @@ const FEATURES: &[&str] = &[
     "uk.tcpip.msc4133.stable",
     // Invite filtering by lists.
     "org.matrix.msc4155",
+    // Events that are sent later.
+    "org.matrix.msc4140",
 ];
 
 /// The table of this section.
