@@ -21,6 +21,11 @@ const PAGE: usize = 256;
 
 /// The types that have an API of their own (spec, "Client Config", "Server Behaviour").
 const FULLY_READ: &str = "m.fully_read";
+/// The types of account data about one device, which end with it.
+const LOCAL_NOTIFICATIONS: [&str; 2] = [
+    "m.local_notification_settings.",
+    "org.matrix.msc3890.local_notification_settings.",
+];
 pub(crate) const PUSH_RULES: &str = "m.push_rules";
 
 /// A piece of account data.
@@ -130,6 +135,23 @@ impl Accounts {
             self.write_data(key, old, content).await?
         };
         Ok(applied.durable().await?)
+    }
+
+    /// Adds the end of a device's notification settings to the batch that ends the device (MSC3890).
+    pub(crate) async fn remove_settings_of(
+        &self,
+        snapshot: &Snapshot,
+        batch: &mut Batch,
+        (account, device): &(AccountNum, String),
+    ) -> Result<(), AccountError> {
+        for prefix in LOCAL_NOTIFICATIONS {
+            let key = (*account, String::new(), format!("{prefix}{device}"));
+            if let Some(old) = snapshot.get(&DATA, &key).await? {
+                batch.delete(&DATA_CHANGES, &(*account, old.position));
+                batch.delete(&DATA, &key);
+            }
+        }
+        Ok(())
     }
 
     /// Writes the row and moves its row in the index of changes; inside the lane.
@@ -396,6 +418,35 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(read.unwrap().get(), r#"{"event_id":"$e"}"#);
+    }
+
+    #[tokio::test]
+    async fn the_notification_settings_of_a_device_end_with_it() {
+        let accounts = accounts().await;
+        let alice = alice(&accounts).await;
+        let kind = |device: &str| format!("{}{device}", LOCAL_NOTIFICATIONS[1]);
+        for device in ["ONE", "TWO"] {
+            accounts
+                .put_device(alice, device.into(), None)
+                .await
+                .unwrap();
+            let content = object(json!({ "is_silenced": true }));
+            accounts
+                .set_account_data(alice, None, &kind(device), &content)
+                .await
+                .unwrap();
+        }
+        let gone = [<&ruma::DeviceId>::from("ONE")];
+        accounts.delete_devices(alice, &gone).await.unwrap();
+        let left = async |device| {
+            accounts
+                .account_data(alice, None, &kind(device))
+                .await
+                .unwrap()
+        };
+        assert!(left("ONE").await.is_none());
+        assert!(left("TWO").await.is_some());
+        crate::testing::is_sound(&accounts).await;
     }
 
     #[tokio::test]

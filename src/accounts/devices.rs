@@ -257,6 +257,7 @@ impl Accounts {
                 batch.delete(&SEEN, &key);
                 revoke_tokens(&snapshot, &mut batch, account, &key.1, &mut revoked).await?;
                 pushers |= self.remove_pushers_of(&snapshot, &mut batch, &key).await?;
+                self.remove_settings_of(&snapshot, &mut batch, &key).await?;
                 if self.remove_keys_of(&snapshot, &mut batch, &key).await? {
                     known.push((key.1.clone(), true));
                 }

@@ -35,7 +35,10 @@ impl Rooms {
         txn: Option<TxnKey>,
     ) -> Result<OwnedEventId, RoomError> {
         let event = checked(event)?;
-        self.presence().active(sender);
+        // To come and go is not to be there: bridges and invites do that for people too.
+        if event.kind != "m.room.member" {
+            self.presence().active(sender);
+        }
         for _ in 1..ATTEMPTS {
             match self
                 .try_send(room, sender, event.clone(), txn.clone())
