@@ -47,8 +47,7 @@ impl Draft {
     pub fn to_object(&self, rules: &RoomRules) -> Result<CanonicalJsonObject, FormatError> {
         let text = |s: &str| CanonicalJsonValue::String(s.to_owned());
         let references = |to: &[Reference]| {
-            let entries: Result<_, _> = to.iter().map(|to| to.to_json(rules)).collect();
-            entries.map(CanonicalJsonValue::Array)
+            CanonicalJsonValue::Array(to.iter().map(|to| to.to_json(rules)).collect())
         };
         let number = |field: &'static str, n: u64| {
             ruma::Int::try_from(n)
@@ -74,8 +73,8 @@ impl Draft {
         event.insert("sender".to_owned(), text(self.sender.as_str()));
         event.insert("type".to_owned(), text(&self.kind));
         event.insert("content".to_owned(), CanonicalJsonValue::Object(content));
-        event.insert("prev_events".to_owned(), references(&self.prev_events)?);
-        event.insert("auth_events".to_owned(), references(&self.auth_events)?);
+        event.insert("prev_events".to_owned(), references(&self.prev_events));
+        event.insert("auth_events".to_owned(), references(&self.auth_events));
         event.insert("depth".to_owned(), number("depth", self.depth)?);
         let ts = number("origin_server_ts", self.origin_server_ts)?;
         event.insert("origin_server_ts".to_owned(), ts);

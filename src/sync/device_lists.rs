@@ -78,7 +78,7 @@ impl Sync {
     }
 
     /// Everybody else whose membership changed in a room of the user, and all people of the rooms
-    /// in which the user's own did.
+    /// in which the user's own did: after a join the user too, whose other devices have to know.
     async fn met(
         &self,
         user: &UserId,
@@ -87,18 +87,17 @@ impl Sync {
         let Some(me) = self.rooms.user_num(user).await? else {
             return Ok(BTreeSet::new());
         };
-        let mut moved = BTreeSet::new();
+        let (mut moved, mut own) = (BTreeSet::new(), BTreeSet::new());
         for entry in entries.iter().filter(|entry| entry.topic == TOPIC_EVENT) {
             if let Some(event) = EventLog::from_bytes(&entry.payload) {
+                let room = RoomNum(entry.scope);
+                if event.memberships.contains(&me) {
+                    own.insert(room);
+                }
                 let users = event.target.into_iter().chain(event.memberships);
-                moved.extend(users.map(|user| (RoomNum(entry.scope), user)));
+                moved.extend(users.filter(|user| *user != me).map(|user| (room, user)));
             }
         }
-        let own: BTreeSet<RoomNum> = moved
-            .iter()
-            .filter(|(_, user)| *user == me)
-            .map(|(room, _)| *room)
-            .collect();
         let mut met = BTreeSet::new();
         for room in &own {
             met.extend(self.people(*room).await?);
@@ -108,7 +107,6 @@ impl Sync {
                 met.extend(self.user_id(room, other).await?);
             }
         }
-        met.remove(user);
         Ok(met)
     }
 

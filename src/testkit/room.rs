@@ -13,7 +13,8 @@ use crate::{CallError, Client};
 /// A room as a member sees it on one server.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RoomCopy {
-    /// The ids of all events in its history.
+    /// The ids of all events in its history, but for those that only tie loose ends of the graph:
+    /// Synapse shows them to no client.
     pub events: BTreeSet<String>,
     /// Its state now: event ids by type and state key.
     pub state: BTreeMap<(String, String), String>,
@@ -28,6 +29,7 @@ impl RoomCopy {
         Ok(Self {
             events: events
                 .iter()
+                .filter(|event| event["type"] != "org.matrix.dummy_event")
                 .map(|event| text(&event["event_id"]))
                 .collect(),
             state: state

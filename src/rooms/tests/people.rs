@@ -191,6 +191,16 @@ async fn memberships() {
         matches!(&remote, Err(RoomError::Remote { via, .. }) if via == &[owned_server_name!("other")]),
         "{remote:?}"
     );
+    // Servers that the client names are asked and no others: another one could let in whom they would not.
+    let named = MemberDetails {
+        via: vec![owned_server_name!("named")],
+        ..MemberDetails::default()
+    };
+    let remote = rooms.join(elsewhere, bob(), &named).await;
+    assert!(
+        matches!(&remote, Err(RoomError::Remote { via, .. }) if via == &[owned_server_name!("named")]),
+        "{remote:?}"
+    );
     assert!(matches!(
         rooms.join(ruma::room_id!("!x:h"), bob(), &plain).await,
         Err(RoomError::NoWay(_))

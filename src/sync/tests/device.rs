@@ -134,7 +134,12 @@ async fn whose_keys_changed_and_with_whom_a_room_is_shared() {
     assert_eq!(step().await, Value::Null);
     let bobs = home.room(&bob).await;
     home.join(&bobs, &alice).await;
-    assert_eq!(step().await, json!({ "changed": ["@bob:h"], "left": [] }));
+    let both = json!(["@alice:h", "@bob:h"]);
+    assert_eq!(
+        step().await,
+        json!({ "changed": both, "left": [] }),
+        "her other devices too"
+    );
     home.rooms.leave(&bobs, &alice.id, None).await.unwrap();
     assert_eq!(step().await, json!({ "changed": [], "left": ["@bob:h"] }));
 }

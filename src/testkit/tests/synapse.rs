@@ -17,7 +17,7 @@ async fn rooms_with_synapse() -> anyhow::Result<()> {
         world.resuni("resuni").await?,
         world.synapse("synapse").await?,
     );
-    for version in ["11", "12"] {
+    for version in ["1", "3", "6", "9", "10", "11", "12"] {
         for (creator, joiner) in [(&resuni, &synapse), (&synapse, &resuni)] {
             let shared = share_a_room(creator, joiner, version).await;
             shared.with_context(|| {
