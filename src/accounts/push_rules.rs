@@ -143,6 +143,8 @@ pub struct PushRules {
 /// send no `m.mentions` still need.
 pub fn default_push_rules(user: &UserId) -> Ruleset {
     let mut rules = Ruleset::server_default(user);
+    // Those of MSC4306 are for servers that know who follows which thread.
+    rules.postcontent.clear();
     let mention = PatternedPushRuleInit {
         actions: vec![
             Action::Notify,

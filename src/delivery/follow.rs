@@ -56,7 +56,10 @@ impl Push {
     /// # Errors
     /// When the store fails.
     pub async fn run(self: Arc<Self>) -> Result<(), DeliveryError> {
-        tokio::try_join!(self.count(), self.send()).map(drop)
+        let ended = tokio::try_join!(self.count(), self.send()).map(drop);
+        // Nothing will be counted any more, so nobody need wait for it.
+        self.counted.send_replace(Position(u64::MAX));
+        ended
     }
 
     async fn count(&self) -> Result<(), DeliveryError> {

@@ -126,12 +126,14 @@ impl Authenticate for AppserviceToken {
         _: &[u8],
     ) -> Result<Arc<AppService>, ApiError> {
         let token = access_token(parts)?.ok_or_else(ApiError::missing_token)?;
-        state
-            .accounts
-            .appservices()
-            .by_as_token(&token)
-            .cloned()
-            .ok_or_else(|| ApiError::forbidden("Only application services may do this."))
+        if let Some(service) = state.accounts.appservices().by_as_token(&token) {
+            return Ok(Arc::clone(service));
+        }
+        // A token that nobody has is another mistake than that of a person who tries.
+        session(state, parts, &token).await?;
+        Err(ApiError::forbidden(
+            "Only application services may do this.",
+        ))
     }
 
     fn who(_: &Arc<AppService>, _: ClientAddr) -> Who {

@@ -5,6 +5,7 @@ mod edges;
 mod federation;
 mod keys;
 mod media;
+mod notify;
 mod rooms;
 
 use std::{collections::BTreeMap, sync::Arc};
