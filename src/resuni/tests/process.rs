@@ -252,7 +252,7 @@ fn a_bad_setting_stops_the_start_and_names_its_key() {
 
     std::fs::write(
         folder.path().join("b.toml"),
-        "server_name = \"a.org\"\n[rooms]\ndefault_version = \"1\"\n",
+        "server_name = \"a.org\"\n[rooms]\ndefault_version = \"99\"\n",
     )
     .unwrap();
     let output = run(folder.path(), &["config", "check", "--config", "b.toml"]);
