@@ -10,6 +10,7 @@ use ruma::{
         authorization::get_event_authorization::v1 as event_auth,
         backfill::get_backfill::v1 as backfill,
         event::{get_event::v1 as get_event, get_room_state_ids::v1 as state_ids},
+        membership::create_knock_event::v1 as knock,
         membership::{create_join_event::v2 as send_join, prepare_join_event::v1 as make_join},
         transactions::send_transaction_message::v1 as transaction,
     },
@@ -474,4 +475,44 @@ async fn a_server_speaks_for_its_own_users() {
     assert!(view.receipts_of(&a.user()).await.unwrap().is_empty());
     assert!(view.receipts_of(&stranger).await.unwrap().is_empty());
     assert_eq!(view.receipts_of(&b.user()).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_knock_is_a_bad_request_before_it_is_forbidden() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    // A room that takes no knocks.
+    let room = public_room(&a).await;
+    let user = b.user();
+    let content = json!({ "membership": "knock" });
+    let knock = event_of(
+        &b,
+        &a,
+        &room,
+        &user,
+        Some(user.as_str()),
+        "m.room.member",
+        content,
+    )
+    .await;
+    let send = async |pdu: &Pdu| {
+        let id = pdu.event_id().to_owned();
+        let request = knock::Request::new(room.clone(), id, raw(pdu.json()));
+        a.federation
+            .serve
+            .send_knock(&b.name, request)
+            .await
+            .err()
+            .unwrap()
+    };
+    let malformed = send(&event(&b, &a, &room, json!({})).await).await;
+    assert!(
+        matches!(malformed, FederationError::BadRequest { .. }),
+        "{malformed:?}"
+    );
+    let refused = send(&knock).await;
+    assert!(
+        matches!(refused, FederationError::Forbidden(_)),
+        "{refused:?}"
+    );
 }
