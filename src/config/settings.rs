@@ -231,6 +231,10 @@ settings! {
     pub struct Media {
         /// The largest upload, in bytes.
         value max_upload_bytes: u64 = 50 * 1024 * 1024;
+
+        /// Whether files that come from now on are given to signed-in people and other servers only.
+        /// What came before is still given to anybody who has its address, as old clients need it.
+        value authenticated_only: bool = false;
     }
 }
 

@@ -7,6 +7,7 @@ mod backup;
 mod delayed;
 mod devices;
 mod directory;
+mod files;
 mod filter;
 mod keys;
 mod media;
@@ -32,7 +33,8 @@ mod to_device;
 mod uia;
 mod versions;
 
-pub use media::disposition;
+pub use files::{Asked, Files, disposition};
+pub use media::wanted;
 
 use crate::routes::Routes;
 

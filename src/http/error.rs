@@ -450,7 +450,27 @@ impl From<MediaError> for ApiError {
     fn from(error: MediaError) -> ApiError {
         let message = error.to_string();
         match error {
-            MediaError::TooLarge { .. } => ApiError::too_large(message),
+            MediaError::TooLarge { .. } | MediaError::TooManyPixels => ApiError::too_large(message),
+            MediaError::Unknown => ApiError::not_found(message),
+            MediaError::NotYours => ApiError::forbidden(message),
+            MediaError::Taken => ApiError::new(
+                StatusCode::CONFLICT,
+                ErrorCode::CannotOverwriteMedia,
+                message,
+            ),
+            MediaError::NotYetUploaded => ApiError::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                ErrorCode::NotYetUploaded,
+                message,
+            ),
+            MediaError::TooManyPromises => ApiError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                ErrorCode::LimitExceeded,
+                message,
+            ),
+            MediaError::NoPicture => {
+                ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::Unknown, message)
+            }
             MediaError::Broken(_) | MediaError::Invalid(_) => ApiError::invalid_param(message),
             error => ApiError::internal(error),
         }

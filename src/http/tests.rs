@@ -117,6 +117,7 @@ impl Server {
             server_name: server_name.clone(),
             folder: folder.path().to_owned(),
             max_bytes: 1000,
+            authenticated_only: false,
         };
         let media = Media::open(media, store.clone(), clock.clone())
             .await

@@ -3,13 +3,18 @@
 //! A file is kept under the hash of its bytes, so that equal files are kept once; what is known of
 //! it (type, name, who uploaded it) is a row in the store under its `mxc://` address. The bytes are
 //! on disk before the row is, so a row never points at a file that is not there; a crash in between
-//! leaves bytes that nobody asks for.
+//! leaves bytes that nobody asks for. Thumbnails are files of their own, found by the hash of the
+//! file they are of.
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod error;
+mod picture;
+mod promises;
+pub mod tables;
 #[cfg(test)]
 mod tests;
+mod thumbnails;
 
 use std::{
     fmt::Write as _,
@@ -22,21 +27,21 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use rand::{TryRng as _, rngs::SysRng};
-use resuni_store::{Batch, SharedClock, Store, Table, TableInfo, versioned};
+use resuni_store::{Batch, SharedClock, Store};
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     fs::{self, File},
     io::AsyncWriteExt as _,
+    sync::watch,
 };
 
 pub use error::MediaError;
+pub use picture::{Wanted, dimensions};
+pub use tables::{MediaRow, TABLES};
 
-/// What is known of a file, by the server and the id in its address.
-pub static MEDIA: Table<(String, String), MediaRow> = Table::new(0x0401, "media");
-/// All tables of this crate.
-pub const TABLES: &[TableInfo] = &[MEDIA.info()];
+use tables::MEDIA;
+use thumbnails::Workshop;
 
 /// The longest content type and the longest file name, in bytes.
 const TEXT_BYTES: usize = 1024;
@@ -52,6 +57,9 @@ pub struct MediaConfig {
     pub folder: PathBuf,
     /// The largest file, in bytes.
     pub max_bytes: u64,
+    /// Whether files that come from now on are for signed-in readers only (client-server API, "Content repository":
+    /// the freeze).
+    pub authenticated_only: bool,
 }
 
 /// What comes with a file.
@@ -65,29 +73,14 @@ pub struct About {
     pub uploader: Option<OwnedUserId>,
 }
 
-/// A row of [`MEDIA`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MediaRow {
-    /// SHA-256 of the bytes.
-    pub hash: [u8; 32],
-    /// How many bytes.
-    pub bytes: u64,
-    /// The `Content-Type` that was given.
-    pub content_type: Option<String>,
-    /// The name that was given.
-    pub filename: Option<String>,
-    /// Who uploaded it.
-    pub uploader: Option<OwnedUserId>,
-    /// When it came, in milliseconds since 1970.
-    pub created_ms: u64,
-}
-versioned!(MediaRow, 1);
-
 /// The files of this server.
 pub struct Media {
     config: MediaConfig,
     store: Store,
     clock: SharedClock,
+    workshop: Workshop,
+    /// Counts the promised files that came.
+    arrived: watch::Sender<u64>,
 }
 
 impl Media {
@@ -104,6 +97,8 @@ impl Media {
             config,
             store,
             clock,
+            workshop: Workshop::default(),
+            arrived: watch::Sender::new(0),
         };
         let incoming = media.incoming();
         match fs::remove_dir_all(&incoming).await {
@@ -122,6 +117,11 @@ impl Media {
     /// The largest file, in bytes.
     pub fn max_bytes(&self) -> u64 {
         self.config.max_bytes
+    }
+
+    /// Whether files that come from now on are for signed-in readers only.
+    pub fn authenticated_only(&self) -> bool {
+        self.config.authenticated_only
     }
 
     fn incoming(&self) -> PathBuf {
@@ -148,7 +148,7 @@ impl Media {
         about: About,
         body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<String, MediaError> {
-        let id = URL_SAFE_NO_PAD.encode(random::<18>()?);
+        let id = new_id()?;
         let server = self.config.server_name.clone();
         self.keep(&server, &id, about, body).await?;
         Ok(id)
@@ -165,6 +165,19 @@ impl Media {
         about: About,
         body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<MediaRow, MediaError> {
+        let row = self.row(about, body).await?;
+        let mut batch = Batch::new();
+        batch.put(&MEDIA, &(server.to_string(), id.to_owned()), &row);
+        self.store.commit_durable(batch).await?;
+        Ok(row)
+    }
+
+    /// Writes the bytes; what is then to be noted of them.
+    async fn row<E: std::fmt::Display>(
+        &self,
+        about: About,
+        body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    ) -> Result<MediaRow, MediaError> {
         let too_long = |text: &Option<String>| text.as_ref().is_some_and(|t| t.len() > TEXT_BYTES);
         if too_long(&about.content_type) || too_long(&about.filename) {
             return Err(MediaError::Invalid(
@@ -172,18 +185,15 @@ impl Media {
             ));
         }
         let (hash, bytes) = self.write(body).await?;
-        let row = MediaRow {
+        Ok(MediaRow {
             hash,
             bytes,
             content_type: about.content_type,
             filename: about.filename,
             uploader: about.uploader,
             created_ms: self.clock.now_ms(),
-        };
-        let mut batch = Batch::new();
-        batch.put(&MEDIA, &(server.to_string(), id.to_owned()), &row);
-        self.store.commit_durable(batch).await?;
-        Ok(row)
+            authenticated_only: self.config.authenticated_only,
+        })
     }
 
     /// Writes the bytes to where their hash says, and to the disk for good.
@@ -265,6 +275,11 @@ impl Drop for Arriving {
 
 async fn sync_folder(folder: &Path) -> Result<(), std::io::Error> {
     File::open(folder).await?.sync_all().await
+}
+
+/// An id that nobody guesses.
+fn new_id() -> Result<String, MediaError> {
+    Ok(URL_SAFE_NO_PAD.encode(random::<18>()?))
 }
 
 fn random<const N: usize>() -> Result<[u8; N], MediaError> {

@@ -10,6 +10,7 @@ async fn media(folder: &Path, store: &Store) -> Arc<Media> {
         server_name: owned_server_name!("example.org"),
         folder: folder.to_owned(),
         max_bytes: 10,
+        authenticated_only: false,
     };
     Media::open(config, store.clone(), Arc::new(SystemClock))
         .await

@@ -194,6 +194,7 @@ async fn open_media(config: &Config, data: &DataDir, store: &Store) -> Result<Ar
         server_name: config.server_name.clone(),
         folder: data.media(),
         max_bytes: config.media.max_upload_bytes,
+        authenticated_only: config.media.authenticated_only,
     };
     Media::open(settings, store.clone(), clock())
         .await

@@ -106,3 +106,87 @@ async fn files_that_are_refused_or_not_there() {
         .await;
     elsewhere.fails(502, "M_UNKNOWN");
 }
+
+#[tokio::test]
+async fn a_part_of_a_file() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let file = id(server.upload("", "text/plain", &alice, b"0123456789").await);
+    let part = |range: &'static str| {
+        let path = format!("/_matrix/client/v1/media/download/example.org/{file}");
+        let request = Request::get(path)
+            .header("authorization", format!("Bearer {alice}"))
+            .header("range", range);
+        server.send(request.body(Body::empty()).unwrap())
+    };
+    let got = part("bytes=2-4").await;
+    assert_eq!((got.status.as_u16(), &got.body), (206, &json!(234)));
+    assert_eq!(got.headers["content-range"], "bytes 2-4/10");
+    let got = part("bytes=20-").await;
+    assert_eq!(got.status.as_u16(), 416);
+    assert_eq!(got.headers["content-range"], "bytes */10");
+}
+
+#[tokio::test]
+async fn a_file_that_comes_later() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let address = id(server
+        .ask(
+            Method::POST,
+            "/_matrix/media/v1/create",
+            Some(&alice),
+            Value::Null,
+        )
+        .await);
+    let path = format!("/_matrix/client/v1/media/download/example.org/{address}");
+    server
+        .get(&format!("{path}?timeout_ms=1"), &bob)
+        .await
+        .fails(504, "M_NOT_YET_UPLOADED");
+    let put = |id: &str, token: &str| {
+        let request = Request::put(format!("{UPLOAD}/example.org/{id}"))
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", "application/json");
+        server.send(request.body(Body::from("[2]")).unwrap())
+    };
+    put(&address, &bob).await.fails(403, "M_FORBIDDEN");
+    put("unknown", &alice).await.fails(404, "M_NOT_FOUND");
+    // Who waits gets it as it comes.
+    let (got, _) = tokio::join!(server.get(&path, &bob), put(&address, &alice));
+    assert_eq!(got.ok(), json!([2]));
+    put(&address, &alice)
+        .await
+        .fails(409, "M_CANNOT_OVERWRITE_MEDIA");
+}
+
+#[tokio::test]
+async fn a_thumbnail_is_made_of_pictures_only() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let text = id(server.upload("", "image/png", &alice, b"no picture").await);
+    let path = |id: &str, size: &str| {
+        format!("/_matrix/client/v1/media/thumbnail/example.org/{id}?{size}&method=crop")
+    };
+    let size = "width=32&height=32";
+    server
+        .get(&path(&text, size), &alice)
+        .await
+        .fails(400, "M_UNKNOWN");
+    server
+        .get(&path(&text, "width=0&height=1"), &alice)
+        .await
+        .fails(400, "M_INVALID_PARAM");
+    let picture: &[u8] = include_bytes!("picture.png");
+    let picture = id(server.upload("", "image/png", &alice, picture).await);
+    let got = server.get(&path(&picture, size), &alice).await;
+    assert_eq!(
+        (got.status.as_u16(), &got.headers["content-type"]),
+        (200, &"image/png".try_into().unwrap())
+    );
+    let again = server.get(&path(&picture, size), &alice).await;
+    assert_eq!(
+        got.headers["content-length"],
+        again.headers["content-length"]
+    );
+}
