@@ -22,8 +22,10 @@ mod register;
 mod relations;
 mod remote;
 mod remote_keys;
+mod reports;
 mod rooms;
 mod rooms_create;
+mod search;
 mod send;
 mod session;
 mod spaces;
@@ -60,7 +62,9 @@ pub fn routes() -> Routes {
         receipts::routes,
         register::routes,
         relations::routes,
+        reports::routes,
         rooms_create::routes,
+        search::routes,
         send::routes,
         session::routes,
         spaces::routes,

@@ -16,6 +16,7 @@ use resuni_delivery::DeliveryError;
 use resuni_federation::{FederationError, RemoteError};
 use resuni_media::MediaError;
 use resuni_rooms::RoomError;
+use resuni_search::SearchError;
 use resuni_store::StoreError;
 use resuni_sync::SyncError;
 use ruma::api::error::{DeserializationError, ErrorCode, FromHttpRequestError};
@@ -444,6 +445,18 @@ fn passed_on(remote: RemoteError) -> ApiError {
         .fields
         .into_iter()
         .fold(error, |error, (name, value)| error.with(&name, value))
+}
+
+impl From<SearchError> for ApiError {
+    fn from(error: SearchError) -> ApiError {
+        match error {
+            SearchError::BadToken => ApiError::invalid_param(error.to_string()),
+            SearchError::Room(error) => error.into(),
+            SearchError::Account(error) => error.into(),
+            SearchError::Store(error) => error.into(),
+            error => ApiError::internal(error),
+        }
+    }
 }
 
 impl From<MediaError> for ApiError {

@@ -9,6 +9,7 @@ use resuni_delivery::{DelayedEvents, Push, ServiceClient};
 use resuni_federation::Federation;
 use resuni_media::Media;
 use resuni_rooms::Rooms;
+use resuni_search::Search;
 use resuni_sync::Sync;
 use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
 
@@ -74,6 +75,8 @@ pub struct AppState {
     pub delayed: Arc<DelayedEvents>,
     /// Bridges and bots.
     pub services: Arc<ServiceClient>,
+    /// What is found by its words.
+    pub search: Arc<Search>,
     /// What devices have not seen yet.
     pub sync: Arc<Sync>,
     /// Who may ask how often.
@@ -99,6 +102,7 @@ part! {
     push: Arc<Push>,
     delayed: Arc<DelayedEvents>,
     services: Arc<ServiceClient>,
+    search: Arc<Search>,
     sync: Arc<Sync>,
     limits: Arc<Limits>,
 }

@@ -19,6 +19,7 @@ use resuni_delivery::{DelayedEvents, Push, ServiceClient};
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_media::{Media, MediaConfig};
 use resuni_rooms::{Rooms, RoomsConfig};
+use resuni_search::Search;
 use resuni_store::{SharedClock, Store, SystemClock};
 use resuni_sync::Sync;
 use ruma::{RoomVersionId, api::appservice::Registration as ServiceFile, owned_server_name};
@@ -112,6 +113,9 @@ impl Server {
             Arc::clone(&typing),
             Arc::clone(&push),
         );
+        let search = Search::open(Arc::clone(&rooms), Arc::clone(&accounts))
+            .await
+            .unwrap();
         let folder = tempfile::tempdir().unwrap();
         let media = MediaConfig {
             server_name: server_name.clone(),
@@ -169,6 +173,7 @@ impl Server {
             push,
             services: Arc::new(ServiceClient::new().unwrap()),
             delayed,
+            search,
             sync,
             limits: Arc::new(Limits::new(None, clock)),
         };

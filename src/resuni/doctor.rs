@@ -108,6 +108,7 @@ fn tables() -> Vec<TableInfo> {
         .chain(resuni_federation::tables::TABLES)
         .chain(resuni_delivery::TABLES)
         .chain(resuni_feed::TABLES)
+        .chain(resuni_search::TABLES)
         .copied()
         .collect()
 }

@@ -17,6 +17,7 @@ use resuni_http::limits::{Limits, Rate, Rates};
 use resuni_http::{AppState, Registration, Settings, Support};
 use resuni_media::{Media, MediaConfig};
 use resuni_rooms::{Rooms, RoomsConfig};
+use resuni_search::Search;
 use resuni_store::{EngineConfig, RocksConfig, SharedClock, Store, StoreError, SystemClock};
 use resuni_sync::Sync;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +73,8 @@ impl Parts {
         );
         let feed = Feed::open(rooms.clone(), accounts.clone()).await;
         let feed = feed.context("The feed can't be opened.")?;
+        let search = Search::open(rooms.clone(), accounts.clone()).await;
+        let search = search.context("The search index can't be opened.")?;
         let mode = social::mode(config, &social::roster(config)?);
         let federation = if config.federation.enabled {
             let parts = FederationParts {
@@ -101,6 +104,7 @@ impl Parts {
             push: push.clone(),
             services: services.clone(),
             delayed: delayed.clone(),
+            search: search.clone(),
             sync: sync.clone(),
             limits: Arc::new(Limits::new(rates(&config.rate_limits), clock())),
         };
@@ -119,6 +123,7 @@ impl Parts {
         tasks.spawn(pushes(push, stopping.clone()));
         tasks.spawn(carry_over(upgrades, stopping.clone()));
         tasks.spawn(social::follow(feed, stopping.clone()));
+        tasks.spawn(finds(search, stopping.clone()));
         if let Some(federation) = federation {
             tasks.spawn(async move {
                 if let Err(error) = federation.run().await {
@@ -280,6 +285,16 @@ fn rates(limits: &RateLimits) -> Option<Rates> {
         join: rate(limits.join),
         invite: rate(limits.invite),
     })
+}
+
+/// Keeps the search index until the server stops.
+async fn finds(search: Arc<Search>, stopping: CancellationToken) {
+    tokio::select! {
+        ended = search.run() => if let Err(error) = ended {
+            tracing::error!(%error, "nothing new is found any more");
+        },
+        () = stopping.cancelled() => {}
+    }
 }
 
 /// Wakes waiting clients; when the server stops they are all let go.

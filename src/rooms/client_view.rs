@@ -242,10 +242,7 @@ impl RoomView {
     }
 
     /// The event at this place.
-    pub(crate) async fn at_place(
-        &self,
-        token: TimelineToken,
-    ) -> Result<Option<TimelineEvent>, RoomError> {
+    pub async fn at_place(&self, token: TimelineToken) -> Result<Option<TimelineEvent>, RoomError> {
         let key = (self.num(), token.position, token.sub);
         let row = self.snapshot().get(&crate::tables::TIMELINE, &key).await?;
         let redaction = self

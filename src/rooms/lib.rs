@@ -36,6 +36,7 @@ mod reader;
 pub mod receipts;
 mod receive;
 mod relations;
+pub mod reports;
 mod resolve;
 mod rooms;
 mod send;
@@ -84,6 +85,7 @@ pub const TABLES: &[&[resuni_store::TableInfo]] = &[
     aliases::TABLES,
     directory::TABLES,
     receipts::TABLES,
+    reports::TABLES,
 ];
 
 #[cfg(test)]

@@ -1,0 +1,127 @@
+//! What users report to the operator (client-server API, "Reporting Content").
+
+use resuni_store::{Batch, Direction, ScanRange, Table, TableInfo, versioned};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use serde::{Deserialize, Serialize};
+
+use crate::{error::RoomError, rooms::Rooms};
+
+/// Reports by the time they came, in milliseconds since the epoch, and who sent them.
+pub static REPORTS: Table<(u64, String), Report> = Table::new(0x0245, "reports");
+
+/// The tables of this file.
+pub const TABLES: &[TableInfo] = &[REPORTS.info()];
+
+/// Bytes of a reason that are kept.
+const MAX_REASON: usize = 4096;
+
+/// A row of [`REPORTS`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Who reports.
+    pub by: OwnedUserId,
+    /// What.
+    pub what: Reported,
+    /// Why.
+    pub reason: String,
+}
+versioned!(Report, 1);
+
+/// What is reported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reported {
+    /// An event.
+    Event(OwnedRoomId, OwnedEventId),
+    /// A room.
+    Room(OwnedRoomId),
+    /// A user.
+    User(OwnedUserId),
+}
+
+impl Rooms {
+    /// Reports an event of a room that the user is in.
+    ///
+    /// # Errors
+    /// [`RoomError::NotFound`] when they may not see it.
+    pub async fn report_event(
+        &self,
+        by: &UserId,
+        room: &RoomId,
+        event: &EventId,
+        reason: &str,
+    ) -> Result<(), RoomError> {
+        let unknown =
+            || RoomError::NotFound("there is no such event in a room that you are in".to_owned());
+        let view = self.view(room).await?.ok_or_else(unknown)?;
+        if !view.joined(by).await? {
+            return Err(unknown());
+        }
+        let mut viewer = view.viewer(by).await?;
+        viewer.event(event).await?.ok_or_else(unknown)?;
+        let what = Reported::Event(room.to_owned(), event.to_owned());
+        self.report(by, what, reason).await
+    }
+
+    /// Reports a room, whether or not the user is in it.
+    ///
+    /// # Errors
+    /// [`RoomError::NotFound`] when this server does not know it.
+    pub async fn report_room(
+        &self,
+        by: &UserId,
+        room: &RoomId,
+        reason: &str,
+    ) -> Result<(), RoomError> {
+        if self.view(room).await?.is_none() && self.membership(room, by).await?.is_none() {
+            return Err(RoomError::NotFound("there is no such room here".to_owned()));
+        }
+        self.report(by, Reported::Room(room.to_owned()), reason)
+            .await
+    }
+
+    /// Reports a user. Whether they exist is not told ("servers may return 200 regardless").
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn report_user(
+        &self,
+        by: &UserId,
+        user: &UserId,
+        reason: &str,
+    ) -> Result<(), RoomError> {
+        self.report(by, Reported::User(user.to_owned()), reason)
+            .await
+    }
+
+    async fn report(&self, by: &UserId, what: Reported, reason: &str) -> Result<(), RoomError> {
+        let mut end = reason.len().min(MAX_REASON);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        tracing::warn!(%by, ?what, "something was reported");
+        let report = Report {
+            by: by.to_owned(),
+            what,
+            reason: reason.get(..end).unwrap_or_default().to_owned(),
+        };
+        let mut batch = Batch::new();
+        batch.put(&REPORTS, &(self.now_ms(), by.to_string()), &report);
+        Ok(self.store().commit_durable(batch).await?)
+    }
+
+    /// The newest reports, with their times.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn reports(&self, limit: usize) -> Result<Vec<(u64, Report)>, RoomError> {
+        let rows = self
+            .store()
+            .snapshot()
+            .scan(&REPORTS, ScanRange::all(), Direction::Backward, limit)
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|((time, _), report)| (time, report))
+            .collect())
+    }
+}
