@@ -153,6 +153,29 @@ impl Client {
         typed::<R>(server, &answer)
     }
 
+    /// Asks for a path without a signature, and returns the answer unparsed.
+    ///
+    /// # Errors
+    /// [`FederationError`].
+    pub(crate) async fn get_unsigned(
+        &self,
+        server: &ServerName,
+        path: &str,
+        terms: Terms,
+    ) -> Result<Answer, FederationError> {
+        self.check(server, terms)?;
+        let authority = self.discovery.delegate(server).await;
+        let request = Request::get(format!("https://{authority}{path}"))
+            .header(header::USER_AGENT, USER_AGENT)
+            .body(Full::new(Bytes::new()))
+            .map_err(|e| FederationError::Internal(e.to_string()))?;
+        let outcome = self
+            .http
+            .exchange(request, terms.timeout, terms.max_answer)
+            .await;
+        self.judge(server, outcome)
+    }
+
     async fn prepared<R, A>(
         &self,
         server: &ServerName,

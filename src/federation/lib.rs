@@ -25,6 +25,7 @@ pub mod ingest;
 pub mod invites;
 pub mod keys;
 mod lookup;
+pub mod media;
 pub mod net;
 pub mod network;
 pub mod sender;

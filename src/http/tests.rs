@@ -7,6 +7,7 @@ mod keys;
 mod media;
 mod notify;
 mod rooms;
+mod talk;
 
 use std::{collections::BTreeMap, sync::Arc};
 

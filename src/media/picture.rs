@@ -93,7 +93,10 @@ pub(crate) fn thumbnail(bytes: &[u8], wanted: Wanted) -> Result<Option<Made>, Me
     encode(image, format).map(Some)
 }
 
-fn reader(bytes: &[u8]) -> Result<(ImageFormat, ImageReader<Cursor<&[u8]>>), MediaError> {
+/// Bytes of a format that is tried.
+type Readable<'a> = (ImageFormat, ImageReader<Cursor<&'a [u8]>>);
+
+fn reader(bytes: &[u8]) -> Result<Readable<'_>, MediaError> {
     let format = image::guess_format(bytes).map_err(no_picture)?;
     if !matches!(
         format,

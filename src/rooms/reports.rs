@@ -1,13 +1,16 @@
 //! What users report to the operator (client-server API, "Reporting Content").
 
-use resuni_store::{Batch, Direction, ScanRange, Table, TableInfo, versioned};
+use resuni_store::{Batch, Direction, Namespace, ScanRange, Table, TableInfo, versioned};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::{error::RoomError, rooms::Rooms};
 
-/// Reports by the time they came, in milliseconds since the epoch, and who sent them.
-pub static REPORTS: Table<(u64, String), Report> = Table::new(0x0245, "reports");
+/// Reports by the time they came, in milliseconds since the epoch, and a number.
+pub static REPORTS: Table<(u64, u64), Report> = Table::new(0x0245, "reports");
+
+/// So that no two reports are one.
+static REPORT_NUMBERS: Namespace = Namespace::new(0x08, "reports");
 
 /// The tables of this file.
 pub const TABLES: &[TableInfo] = &[REPORTS.info()];
@@ -105,7 +108,8 @@ impl Rooms {
             reason: reason.get(..end).unwrap_or_default().to_owned(),
         };
         let mut batch = Batch::new();
-        batch.put(&REPORTS, &(self.now_ms(), by.to_string()), &report);
+        let number = self.store().numbers().next(&REPORT_NUMBERS);
+        batch.put(&REPORTS, &(self.now_ms(), number), &report);
         Ok(self.store().commit_durable(batch).await?)
     }
 

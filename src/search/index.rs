@@ -131,13 +131,13 @@ impl Search {
             self.member(work, &view, user).await?;
         }
         if let Some(pdu) = view.pdus(&[log.event]).await?.pop() {
-            self.text(work, &view, &pdu, entry.position).await?;
+            self.index(work, &view, &pdu, entry.position).await?;
         }
         Ok(())
     }
 
     /// Words that come, and words that go with a redaction.
-    async fn text(
+    async fn index(
         &self,
         work: &mut Work,
         view: &RoomView,

@@ -3,8 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use resuni_rooms::{
-    Membership, RoomNum, TimelineEvent, TimelineToken, Viewer,
-    fields::{EventFields, string_member},
+    Membership, RoomNum, TimelineEvent, TimelineToken, Viewer, fields::string_member,
 };
 use resuni_store::{Direction, Position, ScanRange};
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
@@ -116,7 +115,7 @@ impl Search {
         &self,
         reader: &UserId,
         query: &Query,
-        wanted: impl Fn(&EventFields<'_>) -> bool,
+        wanted: impl Fn(&TimelineEvent) -> bool + Send + Sync,
     ) -> Result<Results, SearchError> {
         let page = match &query.next_batch {
             Some(token) => Page::parse(token)?,
@@ -137,7 +136,7 @@ impl Search {
             let fields = hit.event.fields();
             let key = text_of(fields.kind_str(), fields.content).map(|(key, _)| key);
             let ignored = (query.ignored.iter()).any(|user| user.as_str() == fields.sender_str());
-            key.is_some_and(|key| query.keys.contains(&key)) && !ignored && wanted(&fields)
+            key.is_some_and(|key| query.keys.contains(&key)) && !ignored && wanted(&hit.event)
         });
         if query.by_rank {
             hits.sort_by(|a, b| b.rank.total_cmp(&a.rank));

@@ -13,7 +13,6 @@ use resuni_federation::{Federation, Terms};
 use resuni_media::{About, Media, MediaRow};
 use ruma::{
     ServerName,
-    api::federation::authenticated_media::{FileOrLocation, get_content as remote},
     http_headers::{ContentDisposition, ContentDispositionType},
 };
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
@@ -140,16 +139,9 @@ impl Files {
         let most = usize::try_from(self.media.max_bytes())
             .unwrap_or(usize::MAX)
             .saturating_add(64 * 1024);
-        let request = remote::v1::Request::new(id.to_owned());
         let client = &federation.network.client;
-        let answer = client
-            .send(server, request, Terms::ASKED.up_to(most))
-            .await?;
-        let FileOrLocation::File(content) = answer.content else {
-            return Err(ApiError::not_found(
-                "That server keeps the file somewhere else.",
-            ));
-        };
+        let terms = Terms::ASKED.up_to(most);
+        let content = resuni_federation::media::file(client, server, id, terms).await?;
         let about = About {
             content_type: content.content_type,
             filename: content

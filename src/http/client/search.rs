@@ -101,7 +101,7 @@ async fn events(
         next_batch: body.next_batch,
         ignored: accounts.ignored_users(caller.account).await?,
     };
-    let wanted = |fields: &_| filter::pdu(&criteria.filter, fields);
+    let wanted = |event: &TimelineEvent| filter::pdu(&criteria.filter, &event.fields());
     let mut results = search.text(&caller.user_id, &query, wanted).await?;
     let form = form(&rooms, &caller);
     // ruma can't tell a context of the default size from none.
