@@ -4,6 +4,9 @@ use resuni_store::Position;
 use ruma::OwnedEventId;
 use serde_json::value::RawValue;
 
+/// The type of events that only tie the ends of the graph together: named as Synapse names it, and shown to no client.
+pub(crate) const SAYS_NOTHING: &str = "org.matrix.dummy_event";
+
 /// An event that one of our users wants to send. Where it stands in the graph is decided in the lane.
 #[derive(Debug, Clone)]
 pub struct NewEvent {

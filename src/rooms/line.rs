@@ -11,7 +11,7 @@ use crate::{
     build,
     delta::{self, Judged},
     error::RoomError,
-    events::{NewEvent, TxnKey},
+    events::{NewEvent, SAYS_NOTHING, TxnKey},
     lane::{Lane, Live, Tip},
     plan::judge_own,
     resolve,
@@ -223,8 +223,7 @@ impl<'a> Line<'a> {
             let user = self.work.reader.user_id(user).await?;
             let content = RawValue::from_string("{}".to_owned())
                 .map_err(|error| RoomError::Inconsistent(error.to_string()))?;
-            // As Synapse names it, so that clients know to pass over it.
-            let event = NewEvent::message("org.matrix.dummy_event", content);
+            let event = NewEvent::message(SAYS_NOTHING, content);
             match self.say(&user, event, None).await {
                 Err(RoomError::Forbidden(_)) => {}
                 done => return done.map(|_| ()),

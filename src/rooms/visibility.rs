@@ -10,6 +10,7 @@ use resuni_dag::{HistoryVisibility, Pdu};
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use crate::error::RoomError;
+use crate::events::SAYS_NOTHING;
 use crate::fields::{EventFields, string_member};
 use crate::page::TimelineEvent;
 use crate::relations::Bundling;
@@ -159,6 +160,9 @@ impl Viewer {
         token: TimelineToken,
         json: &str,
     ) -> Result<bool, RoomError> {
+        if json.contains(SAYS_NOTHING) && EventFields::of(json).kind_str() == SAYS_NOTHING {
+            return Ok(false);
+        }
         let before = self.at(snap_before).await?;
         let joined_later = match self.last_join {
             LastJoin::Now => true,

@@ -460,6 +460,14 @@ async fn loose_ends_are_tied() {
         );
         assert!(head(&here, &room).await.extremities.len() <= 20);
     }
+    // And where there are only two of them, when it is asked for. Nobody reads what ties them.
+    here.end_fork(&room).await.unwrap();
+    assert_eq!(head(&here, &room).await.extremities.len(), 1);
+    let view = here.view_known(&room).await.unwrap();
+    let tie = view.extremities().await.unwrap().remove(0);
+    assert!(view.event(&tie).await.unwrap().is_some());
+    let mut viewer = view.viewer(&user("@alice:here")).await.unwrap();
+    assert!(viewer.event(&tie).await.unwrap().is_none());
     assert_healthy(&here).await;
 }
 
