@@ -5,7 +5,6 @@ use ruma::{DeviceId, OwnedDeviceId};
 
 use crate::{
     Accounts,
-    e2e::tables::DEVICE_KEYS,
     error::AccountError,
     sessions::revoke_tokens,
     tables::{
@@ -170,8 +169,8 @@ impl Accounts {
         };
         self.announce(&mut batch, DEVICES, key.0, &payload)?;
         let snapshot = self.snapshot();
-        // The name of a device that has keys is public.
-        if change == DeviceChange::Renamed && snapshot.contains(&DEVICE_KEYS, key).await? {
+        // Server-server API, "Device Management": also when "the device's human-readable name" changes.
+        if change == DeviceChange::Renamed {
             let known = vec![(key.1.clone(), false)];
             self.device_list_changed(&snapshot, &mut batch, key.0, known)
                 .await?;

@@ -157,7 +157,8 @@ async fn receive_keys_changed(
         .rooms
         .rooms_of(&content.user_id, &[Membership::Join])
         .await?;
-    if shared.is_empty() {
+    // Of a partial room nobody knows yet who is in it: what changes meanwhile is told when it is whole.
+    if shared.is_empty() && !to.rooms.told_of(origin).await? {
         return Ok(());
     }
     Ok(to.accounts.remote_keys_changed(&content.user_id).await?)
@@ -198,7 +199,7 @@ async fn receive_typing(
         return Ok(());
     };
     acl::require(&view, origin).await?;
-    if view.member(&content.user_id).await? != Some(Membership::Join) {
+    if !view.may_be_joined(&content.user_id).await? {
         return Err(FederationError::Forbidden(
             "the user is not in the room".to_owned(),
         ));

@@ -18,7 +18,9 @@ use crate::{
     incoming::Incoming,
     ingest::{Ingest, IngestParts},
     invites::{Invites, InvitesParts},
+    key_cache::KeyCache,
     network::Network,
+    resync::Resyncs,
     sender::{Sender, SenderParts},
     serve::{Serve, ServeParts},
 };
@@ -63,6 +65,10 @@ pub struct Federation {
     pub divergences: Arc<Divergences>,
     /// Answers to other servers.
     pub serve: Serve,
+    /// Keys of users of other servers.
+    pub key_cache: KeyCache,
+    /// Rooms whose members are still arriving.
+    resyncs: Arc<Resyncs>,
     typing: Arc<Typing>,
 }
 
@@ -131,6 +137,8 @@ impl Federation {
             stop: stop.clone(),
         })
         .await?;
+        let key_cache = KeyCache::new(Arc::clone(&rooms), Arc::clone(&accounts));
+        let resyncs = Resyncs::new(Arc::clone(&rooms), Arc::clone(&fetcher), stop.clone());
         let ingest = Ingest::open(IngestParts {
             rooms: Arc::clone(&rooms),
             accounts: Arc::clone(&accounts),
@@ -150,7 +158,7 @@ impl Federation {
             Arc::clone(&rooms),
             Arc::clone(client),
             checker.clone(),
-            Arc::clone(&clock),
+            (Arc::clone(&clock), Arc::clone(&resyncs)),
         );
         let serve = Serve::new(ServeParts {
             own: server_name,
@@ -170,15 +178,18 @@ impl Federation {
             invites,
             divergences,
             serve,
+            key_cache,
+            resyncs,
             typing,
         })
     }
 
-    /// Sends our events to other servers until the server stops.
+    /// Sends our events to other servers until the server stops, and goes on with joins that are not complete.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn run(&self) -> Result<(), FederationError> {
+        self.resyncs.resume().await?;
         tokio::select! {
             done = self.sender.run() => done,
             // Ends only when the server stops, and then the sender still has its place to write down.

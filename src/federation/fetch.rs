@@ -291,7 +291,7 @@ impl Fetcher {
     }
 
     /// The ids of the state after an event that is not here.
-    async fn state_after(
+    pub(crate) async fn state_after(
         &self,
         room: &RoomId,
         server: &ServerName,
@@ -355,9 +355,13 @@ impl Fetcher {
                 unknown.push(id.clone());
             }
         }
-        let events = if unknown.len() <= ONE_BY_ONE {
-            self.events(&view, server, &unknown).await
-        } else {
+        let mut events = Vec::new();
+        if unknown.len() <= ONE_BY_ONE {
+            events = self.events(&view, server, &unknown).await;
+        }
+        // What can't be had one by one is asked for once more as a whole: then nothing is missing because the network
+        // failed.
+        if events.len() < unknown.len() {
             let request = room_state::Request::new(event.to_owned(), room.to_owned());
             let state = self.client.send(server, request, STATE_TERMS).await?;
             if state.pdus.len() > MAX_STATE || state.auth_chain.len() > MAX_STATE {
@@ -367,8 +371,8 @@ impl Fetcher {
                 ));
             }
             let raws = state.auth_chain.into_iter().chain(state.pdus).collect();
-            self.checked(&view, raws).await
-        };
+            events = self.checked(&view, raws).await;
+        }
         self.outliers(&view, events).await?;
         // What could not be had or did not pass its checks is no part of the state.
         let view = self.view(room).await?;

@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 use resuni_dag::{Draft, Pdu, Reference, RoomRules, SUPPORTED, SigningKey, sign};
-use resuni_rooms::{OutOfBand, Received, RestrictedJoin, RoomError, Rooms};
+use resuni_rooms::{Omitted, OutOfBand, Received, RestrictedJoin, RoomError, Rooms};
 use resuni_store::SharedClock;
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
@@ -27,6 +27,7 @@ use crate::{
     error::FederationError,
     invites::{json_list, stripped_of},
     lookup,
+    resync::Resyncs,
     template::{self, Expected},
 };
 
@@ -34,6 +35,8 @@ use crate::{
 const MAX_SERVERS: usize = 10;
 /// Events of a room's state, or of its auth chain, that are accepted.
 const MAX_STATE: usize = 200_000;
+/// Servers of one room.
+const MAX_IN_ROOM: usize = 100_000;
 /// Time for a server to prepare an event.
 const MAKE_TERMS: Terms = Terms::ASKED
     .within(Duration::from_secs(20))
@@ -64,6 +67,25 @@ pub enum Joined {
     ServerIsIn,
 }
 
+/// What a server says that left out the members: "`servers_in_room` […] Required if `members_omitted` is true".
+fn omitted(server: &ServerName, servers: Option<Vec<String>>) -> Result<Omitted, String> {
+    let servers =
+        servers.ok_or("it left out the members and does not say which servers there are")?;
+    if servers.len() > MAX_IN_ROOM {
+        return Err("it names too many servers".to_owned());
+    }
+    let mut servers: Vec<OwnedServerName> = servers
+        .into_iter()
+        .filter_map(|name| OwnedServerName::try_from(name).ok())
+        .collect();
+    // It is in the room whether or not it says so: it let us in.
+    servers.push(server.to_owned());
+    Ok(Omitted {
+        resident: server.to_owned(),
+        servers,
+    })
+}
+
 /// Makes handshakes.
 pub struct Handshakes {
     own: OwnedServerName,
@@ -72,6 +94,7 @@ pub struct Handshakes {
     client: Arc<Client>,
     checker: Checker,
     clock: SharedClock,
+    resyncs: Arc<Resyncs>,
     /// One join per room at a time.
     joining: Mutex<HashMap<OwnedRoomId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -85,7 +108,7 @@ impl Handshakes {
         rooms: Arc<Rooms>,
         client: Arc<Client>,
         checker: Checker,
-        clock: SharedClock,
+        (clock, resyncs): (SharedClock, Arc<Resyncs>),
     ) -> Self {
         Self {
             own,
@@ -94,6 +117,7 @@ impl Handshakes {
             client,
             checker,
             clock,
+            resyncs,
             joining: Mutex::default(),
         }
     }
@@ -254,11 +278,15 @@ impl Handshakes {
         let version = made.room_version.unwrap_or(RoomVersionId::V1);
         let rules = rules_of(&version)?;
         let join = self.sign(server, handshake, "join", &made.event, rules)?;
-        let request = send_join::Request::new(
+        let mut request = send_join::Request::new(
             handshake.room.to_owned(),
             join.event_id().to_owned(),
             raw(&join)?,
         );
+        // MSC3706. A room whose state we have needs no other.
+        let inside = self.rooms.participating(handshake.room).await?;
+        request.omit_members = inside.is_none_or(|view| view.is_partial());
+        let omit_members = request.omit_members;
         let answer = self
             .client
             .send(server, request, Terms::STATE)
@@ -271,9 +299,13 @@ impl Handshakes {
             ));
         }
         let bad = |reason: &str| FederationError::bad_answer(server, reason);
-        if answer.members_omitted {
-            return Err(bad("it left out the members, which it was not asked to"));
-        }
+        let omitted = match answer.members_omitted {
+            false => None,
+            true if !omit_members => {
+                return Err(bad("it left out the members, which it was not asked to"));
+            }
+            true => Some(omitted(server, answer.servers_in_room).map_err(|reason| bad(&reason))?),
+        };
         let join = self
             .countersigned(server, join, answer.event, rules)
             .await?;
@@ -286,7 +318,13 @@ impl Handshakes {
         let state = self.checked(handshake.room, rules, answer.state).await;
         let auth_chain = self.checked(handshake.room, rules, answer.auth_chain).await;
         check_state(&state, &version).map_err(|reason| bad(&reason))?;
-        self.rooms.adopt(join, &version, state, auth_chain).await?;
+        let is_partial = omitted.is_some();
+        self.rooms
+            .adopt(join, &version, state, auth_chain, omitted)
+            .await?;
+        if is_partial {
+            self.resyncs.start(handshake.room);
+        }
         Ok(())
     }
 

@@ -127,9 +127,9 @@ async fn about_room(
         .with_context(|| format!("{room} can't be read."))?;
     println!("room version: {}", view.version());
     println!("joined: {}", view.joined_count());
-    println!(
-        "state digest: {}",
-        STANDARD_NO_PAD.encode(view.state_digest().await?)
-    );
+    match view.state_digest().await? {
+        Some(digest) => println!("state digest: {}", STANDARD_NO_PAD.encode(digest)),
+        None => println!("state digest: none, its members are still arriving"),
+    }
     Ok(())
 }

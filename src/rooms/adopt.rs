@@ -1,6 +1,6 @@
 //! Coming into a room with another server's help, and memberships of rooms we are not in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use resuni_dag::Pdu;
 use resuni_store::Position;
@@ -11,11 +11,13 @@ use crate::{
     error::RoomError,
     lane::Tip,
     line::Line,
+    partial::{Omitted, Told, Whole},
     plan::Verdict,
     receive::Refs,
     rooms::{Rooms, rules_of},
-    tables::{MEMBERS, Place, TOPIC_EVENT, USER_ROOMS, UserRoom, flags},
+    tables::{Given, MEMBERS, Place, TOPIC_EVENT, USER_ROOMS, UserRoom, flags},
     types::{EventNum, Membership, SnapNum, StateKeyNum},
+    work::Era,
 };
 
 impl Rooms {
@@ -24,12 +26,15 @@ impl Rooms {
     ///
     /// Signatures, hashes and format were checked before. Events that their auth events don't allow are left out of the
     /// state. With users of ours in the room already, the state that was handed to us is resolved with our own.
+    ///
+    /// With `omitted`, members were left out: the room is partial until [`Rooms::complete`] (MSC3902).
     pub async fn adopt(
         &self,
         join: Pdu,
         version: &RoomVersionId,
         state: Vec<Pdu>,
         auth_chain: Vec<Pdu>,
+        omitted: Option<Omitted>,
     ) -> Result<Position, RoomError> {
         let room_id: OwnedRoomId = join.room_id().to_owned();
         let mut lane = self.lanes.enter(&room_id).await;
@@ -46,6 +51,7 @@ impl Rooms {
         let ids: Vec<_> = state.iter().filter(|pdu| pdu.is_state()).cloned().collect();
         line.outliers(state.into_iter().chain(auth_chain).collect())
             .await?;
+        line.enter_era(omitted).await?;
         let before = line.state_handed_over(ids).await?;
         if line
             .work
@@ -70,6 +76,35 @@ fn refused(room: &RoomId, why: &str) -> RoomError {
 }
 
 impl Line<'_> {
+    /// Whether what is written from here on has to be judged again.
+    async fn enter_era(&mut self, omitted: Option<Omitted>) -> Result<(), RoomError> {
+        let inside = delta::has_local_members(&self.work, self.live.num).await?;
+        let Some(Omitted { resident, servers }) = omitted else {
+            // With a whole state there is nothing left to wait for, but while we are in there may be.
+            if self.work.era == Era::Partial && !inside {
+                self.work.era = Era::Whole;
+                self.whole = Some(Whole::default());
+            }
+            return Ok(());
+        };
+        if inside && self.work.era == Era::Whole {
+            let why = "this server came into it meanwhile, and knows more of its state";
+            return Err(refused(&self.live.room_id, why));
+        }
+        self.work.era = Era::Partial;
+        let mut told = HashSet::with_capacity(servers.len());
+        for server in servers {
+            told.insert(self.work.server(server.as_str()).await?);
+        }
+        let own = self.work.server(self.work.rooms.server_name().as_str());
+        told.remove(&own.await?);
+        self.told = Some(Told {
+            resident,
+            servers: told,
+        });
+        Ok(())
+    }
+
     /// The state of these events, as far as they were not rejected.
     async fn state_handed_over(&mut self, state: Vec<Pdu>) -> Result<SnapNum, RoomError> {
         let mut entries: HashMap<StateKeyNum, EventNum> = HashMap::with_capacity(state.len());
@@ -100,7 +135,7 @@ impl Line<'_> {
             .map_or(SnapNum::EMPTY, |head| head.snap);
         Ok(self
             .work
-            .state_of(near, entries.into_iter().collect())
+            .state_of(near, entries.into_iter().collect(), self.told.is_some())
             .await?)
     }
 
@@ -117,6 +152,7 @@ impl Line<'_> {
             // What was the current state when we left says nothing today.
             self.live.tips.clear();
         }
+        let before = self.learn(before, &refs.auth).await?;
         match self.judge_in(&join, &refs.auth, before, inside).await? {
             Verdict::Accept => {}
             Verdict::Reject(reason) | Verdict::SoftFail(reason) => {
@@ -128,7 +164,10 @@ impl Line<'_> {
             id: join.event_id().to_owned(),
             depth: join.depth(),
         };
-        let event = self.judged(join, refs.auth, before, true).await?;
+        let mut event = self.judged(join, refs.auth, before, true).await?;
+        if self.told.is_some() && !refs.missing_prev.is_empty() {
+            event.given = Given::Wanted;
+        }
         if inside {
             let follows = self.followed(refs.prev).await?;
             return self.extend(event, &follows, flags::ADOPTED).await;

@@ -13,7 +13,8 @@ use crate::{
     plan::Verdict,
     receive::Refs,
     rooms::Rooms,
-    tables::{Place, TIMELINE},
+    tables::{Given, Place, TIMELINE},
+    work::Era,
 };
 
 /// Events that are laid at a time: a batch and a lane's patience are bounded.
@@ -46,6 +47,7 @@ impl Rooms {
         let mut lane = self.lanes.enter(&room).await;
         let line = Line::open(self, &mut lane, &room).await?;
         let mut line = line.ok_or_else(|| RoomError::UnknownRoom(room.clone()))?;
+        line.work.era = Era::History;
         let mut done = Backfilled::default();
         let (mut accepted, mut waiting) = (Vec::new(), HashSet::new());
         let own = pdus
@@ -117,6 +119,7 @@ impl Line<'_> {
             done.need_auth.extend(refs.missing_auth);
             return Ok(None);
         }
+        let mut told = Given::Nothing;
         let before = match (refs.missing_prev.is_empty(), state) {
             (true, _) => self.state_before(&refs.prev, None).await?,
             (false, None) => {
@@ -128,17 +131,25 @@ impl Line<'_> {
                 return Ok(None);
             }
             (false, Some(ids)) => match self.given_state(ids).await? {
-                Ok(given) => self.state_before(&refs.prev, Some(given)).await?,
+                Ok(given) => {
+                    told = Given::State(given);
+                    self.state_before(&refs.prev, Some(given)).await?
+                }
                 Err(missing) => {
                     done.need_auth.extend(missing);
                     return Ok(None);
                 }
             },
         };
+        let before = self.learn(before, &refs.auth).await?;
         let verdict = self.judge_in(&pdu, &refs.auth, before, false).await?;
         let event = self
             .judged(pdu, refs.auth, before, verdict == Verdict::Accept)
             .await?;
+        let event = Judged {
+            given: told,
+            ..event
+        };
         if let Verdict::Reject(reason) | Verdict::SoftFail(reason) = verdict {
             let event = Judged {
                 place: Place::Rejected,

@@ -4,7 +4,10 @@
 //! and the new current state, whatever changed it: an event, state resolution, or a join that brought a state
 //! along. So it can't disagree with the state.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use resuni_dag::{Lattice, Pdu};
 use resuni_store::{Direction, Position, ScanRange, StoreError};
@@ -13,11 +16,11 @@ use ruma::UserId;
 use crate::{
     error::RoomError,
     events::TxnKey,
-    relations,
+    partial, relations,
     tables::{
-        EVENTS, EventLog, EventRow, HEAD, Head, LATTICE, LOCAL_MEMBERS, MEMBERS, MISSING, Missing,
-        OUTLIERS, OutlierRow, Place, REDACTED_OUTLIERS, ROOM_SERVERS, SERVER_ROOMS, SPACE_CHILDREN,
-        TIMELINE, TXNS, TimelineRow, USER_ROOMS, UserRoom, flags,
+        EVENTS, EventLog, EventRow, Given, HEAD, Head, LATTICE, LOCAL_MEMBERS, MEMBERS, MISSING,
+        Missing, OUTLIERS, OutlierRow, Place, REDACTED_OUTLIERS, ROOM_SERVERS, SERVER_ROOMS,
+        SPACE_CHILDREN, TIMELINE, TXNS, TimelineRow, USER_ROOMS, UserRoom, flags,
     },
     types::{
         EventHash, EventNum, Membership, RoomNum, ServerNum, SnapNum, StoredId, UserNum, server_of,
@@ -48,6 +51,8 @@ pub(crate) struct Judged {
     pub txn: Option<TxnKey>,
     /// Now, in milliseconds.
     pub now: u64,
+    /// What another server said of the state before it.
+    pub given: Given,
 }
 
 /// Writes an event at its place, and what depends on that place alone.
@@ -61,6 +66,7 @@ pub(crate) async fn put_event(
     let sender = row.sender;
     work.batch.put(&EVENTS, &num, &row);
     work.remember(num, row, event.pdu.clone());
+    partial::note(work, room, &event).await?;
     match event.place {
         Place::Timeline { position, sub } => {
             let gap = put_edges(work, room, num, hash, &event).await?;
@@ -82,6 +88,27 @@ pub(crate) async fn put_event(
             };
             work.batch.put(&OUTLIERS, &num, &row);
         }
+    }
+    Ok(())
+}
+
+/// Writes other states of an event that keeps its place in the timeline, and what it did there.
+pub(crate) async fn put_states(
+    work: &mut Work<'_>,
+    room: RoomNum,
+    (position, sub): (Position, u32),
+    event: &Judged,
+) -> Result<(), RoomError> {
+    let row = row_of(work, room, event).await?;
+    work.batch.put(&EVENTS, &event.num, &row);
+    work.remember(event.num, row, event.pdu.clone());
+    let key = (room, position, sub);
+    if let Some(shown) = work.reader.snapshot.get(&TIMELINE, &key).await? {
+        let row = TimelineRow {
+            snap_before: event.before,
+            ..shown
+        };
+        work.batch.put(&TIMELINE, &key, &row);
     }
     Ok(())
 }
@@ -234,7 +261,7 @@ pub(crate) struct Turn {
     lattice: Option<Arc<Lattice>>,
     members: Vec<MemberTurn>,
     /// Joined users more or less, by server.
-    servers: BTreeMap<ServerNum, i64>,
+    pub(crate) servers: BTreeMap<ServerNum, i64>,
     /// Links to children of a space that are new or no more.
     children: Vec<(String, Option<EventNum>)>,
 }
@@ -319,7 +346,7 @@ pub(crate) async fn move_head(
     room: RoomNum,
     old: Option<&Head>,
     head: &mut Head,
-    turn: Turn,
+    (turn, told): (Turn, &HashSet<ServerNum>),
 ) -> Result<Vec<UserNum>, RoomError> {
     (head.joined, head.invited) = old.map_or((0, 0), |head| (head.joined, head.invited));
     if let Some(lattice) = &turn.lattice {
@@ -339,7 +366,7 @@ pub(crate) async fn move_head(
             changed.push(member.user);
         }
     }
-    put_servers(work, room, turn.servers).await?;
+    put_servers(work, room, turn.servers, told).await?;
     for (child, link) in turn.children {
         match link {
             Some(event) => work.batch.put(&SPACE_CHILDREN, &(room, child), &event),
@@ -419,6 +446,7 @@ async fn put_servers(
     work: &mut Work<'_>,
     room: RoomNum,
     servers: BTreeMap<ServerNum, i64>,
+    told: &HashSet<ServerNum>,
 ) -> Result<(), StoreError> {
     for (server, by) in servers.into_iter().filter(|(_, by)| *by != 0) {
         let old = work
@@ -430,7 +458,9 @@ async fn put_servers(
         match old.saturating_add_signed(by) {
             0 => {
                 work.batch.delete(&ROOM_SERVERS, &(room, server));
-                work.batch.delete(&SERVER_ROOMS, &(server, room));
+                if !told.contains(&server) {
+                    work.batch.delete(&SERVER_ROOMS, &(server, room));
+                }
             }
             joined => {
                 work.batch.put(&ROOM_SERVERS, &(room, server), &joined);

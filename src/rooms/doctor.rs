@@ -4,6 +4,7 @@
 //! members of one room at a time.
 
 mod events;
+mod partial;
 mod relations;
 mod room;
 mod states;
@@ -17,7 +18,7 @@ use crate::{
     cache::Caches,
     error::RoomError,
     reader::Reader,
-    tables::{EVENTS, HEAD, MEMBERS, ROOM_SERVERS, ROOMS, SERVER_ROOMS, USER_ROOMS},
+    tables::{EVENTS, HEAD, MEMBERS, ROOM_SERVERS, ROOMS, SERVER_ROOMS, TOLD_SERVERS, USER_ROOMS},
     types::Membership,
 };
 
@@ -47,6 +48,7 @@ pub async fn check(store: &Store, server: &ServerName) -> Result<Vec<String>, Ro
     doctor.relations().await?;
     doctor.states().await?;
     doctor.rooms().await?;
+    doctor.partial().await?;
     if doctor.more > 0 {
         let more = doctor.more;
         doctor.found.push(format!("and {more} more findings"));
@@ -107,11 +109,9 @@ impl Doctor<'_> {
         let mut rows = Rows::of(&SERVER_ROOMS, ScanRange::all());
         while let Some(page) = rows.next(&self.reader).await? {
             for ((server, room), ()) in page {
-                let listed = self
-                    .reader
-                    .snapshot
-                    .contains(&ROOM_SERVERS, &(room, server))
-                    .await?;
+                let snapshot = &self.reader.snapshot;
+                let listed = snapshot.contains(&ROOM_SERVERS, &(room, server)).await?
+                    || snapshot.contains(&TOLD_SERVERS, &(room, server)).await?;
                 self.expect(listed, || {
                     format!(
                         "the server number {} lists a room that it is not in",

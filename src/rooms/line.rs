@@ -13,12 +13,13 @@ use crate::{
     error::RoomError,
     events::{NewEvent, SAYS_NOTHING, TxnKey},
     lane::{Lane, Live, Tip},
+    partial::{Told, Whole},
     plan::judge_own,
     resolve,
     rooms::Rooms,
-    tables::{Head, LOCAL_MEMBERS, Place, STATE_AT, TOPIC_EVENT, flags},
+    tables::{Given, Head, LOCAL_MEMBERS, Place, STATE_AT, TOPIC_EVENT, flags},
     types::{EventNum, SnapNum, server_of},
-    work::Work,
+    work::{Era, Work},
 };
 
 /// Our members who are asked to tie loose ends until one may.
@@ -33,14 +34,18 @@ pub(crate) struct Line<'a> {
     original: Option<Head>,
     /// Events that are laid at the end, in their order. Their positions are reserved last of all, because everybody's
     /// watermark waits for them.
-    said: Vec<Said>,
+    pub said: Vec<Said>,
+    /// Our join brought a partial state along.
+    pub told: Option<Told>,
+    /// The state becomes whole with this batch.
+    pub whole: Option<Whole>,
 }
 
-struct Said {
-    event: Judged,
+pub(crate) struct Said {
+    pub event: Judged,
     /// The current state after it.
-    snap: SnapNum,
-    flags: u8,
+    pub snap: SnapNum,
+    pub flags: u8,
 }
 
 /// A batch that was applied.
@@ -85,12 +90,18 @@ impl<'a> Line<'a> {
     }
 
     /// A room that begins, or goes on, with this batch.
-    pub fn of(work: Work<'a>, live: Live) -> Self {
+    pub fn of(mut work: Work<'a>, live: Live) -> Self {
+        let partial = |head: &Head| head.whole_since.is_none();
+        if live.head.as_ref().is_some_and(partial) {
+            work.era = Era::Partial;
+        }
         Self {
             work,
             original: live.head.clone(),
             live,
             said: Vec::new(),
+            told: None,
+            whole: None,
         }
     }
 
@@ -123,6 +134,7 @@ impl<'a> Line<'a> {
             new: true,
             txn,
             now: self.work.rooms.clock.now_ms(),
+            given: Given::Nothing,
         };
         self.extend(event, &follows, 0).await?;
         Ok(id)
@@ -200,6 +212,10 @@ impl<'a> Line<'a> {
             position: Position(0),
             joined: 0,
             invited: 0,
+            whole_since: match self.work.era {
+                Era::Partial => None,
+                _ => old.map_or(Some(Position(0)), |head| head.whole_since),
+            },
         });
         self.live.tips = tips;
         self.said.push(Said { event, snap, flags });
@@ -240,7 +256,8 @@ impl<'a> Line<'a> {
             .as_ref()
             .map(|head| (self.live.num, head.snap));
         let rooms = self.work.rooms;
-        let next = Work::new(rooms, rooms.reader(), self.work.rules, anchor);
+        let mut next = Work::new(rooms, rooms.reader(), self.work.rules, anchor);
+        next.era = self.work.era;
         // Whatever follows is synced with it or after it.
         let _applied = std::mem::replace(&mut self.work, next).commit().await?;
         // The snapshot that was taken before doesn't show it.
@@ -251,13 +268,19 @@ impl<'a> Line<'a> {
     /// Applies the batch and leaves the lane. The caller waits for [`Finished::durable`] before it acknowledges anything.
     pub async fn finish(mut self, lane: Lane) -> Result<Finished, RoomError> {
         let mut positions = Vec::new();
-        if !self.said.is_empty()
+        if (!self.said.is_empty() || self.whole.is_some())
             && let Some(mut head) = self.live.head.take()
         {
             positions = self.write_said(&mut head).await?;
             self.live.head = Some(head);
         }
+        let rooms = self.work.rooms;
         let applied = self.work.commit().await?;
+        let was_partial = |head: &Head| head.whole_since.is_none();
+        if self.original.as_ref().is_some_and(was_partial) {
+            // It may be whole now, or without anybody of ours who waits for that.
+            rooms.news_of_partial();
+        }
         lane.leave(self.live);
         Ok(Finished { applied, positions })
     }
@@ -269,8 +292,17 @@ impl<'a> Line<'a> {
             .as_ref()
             .map_or(SnapNum::EMPTY, |head| head.snap);
         let turn = delta::turn(&mut self.work, room, snap, head.snap).await?;
+        let told = self.told_servers().await?;
+        let servers = turn.servers(&self.work, room).await?;
         let said = std::mem::take(&mut self.said);
-        let positions = self.work.positions(said.len());
+        let turns_whole = usize::from(self.whole.is_some());
+        let mut positions = self.work.positions(turns_whole + said.len());
+        let whole_at = self.whole.as_ref().map(|_| positions.remove(0));
+        if let Some(position) = whole_at {
+            snap = head.snap;
+            self.work.batch.put(&STATE_AT, &(room, position), &snap);
+            head.whole_since = Some(position);
+        }
         let mut log = Vec::with_capacity(said.len());
         for (said, position) in said.into_iter().zip(&positions) {
             let mut bits = said.flags;
@@ -296,12 +328,20 @@ impl<'a> Line<'a> {
             )
             .await?;
         }
-        head.position = positions.last().copied().unwrap_or(Position(0));
-        let changed =
-            delta::move_head(&mut self.work, room, self.original.as_ref(), head, turn).await?;
-        if let Some(last) = log.last_mut() {
+        head.position = positions
+            .last()
+            .copied()
+            .or(whole_at)
+            .unwrap_or(Position(0));
+        let original = self.original.as_ref();
+        let changed = delta::move_head(&mut self.work, room, original, head, (turn, &told)).await?;
+        if let (Some(whole), Some(position)) = (self.whole.take(), whole_at) {
+            self.write_whole(whole, position, (servers, changed))
+                .await?;
+        } else if let Some(last) = log.last_mut() {
             last.memberships = changed;
         }
+        self.write_told().await?;
         for (entry, position) in log.into_iter().zip(&positions) {
             self.work
                 .batch

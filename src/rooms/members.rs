@@ -6,6 +6,7 @@ use ruma::{OwnedRoomId, OwnedUserId, UserId};
 
 use crate::client_format::stripped;
 use crate::error::RoomError;
+use crate::partial::WholeRoom;
 use crate::rooms::Rooms;
 use crate::state_at::StateView;
 use crate::tables::{MEMBERS, ROOMS, USER_ROOMS, UserRoom};
@@ -150,7 +151,7 @@ impl Rooms {
     }
 }
 
-impl RoomView {
+impl WholeRoom {
     /// The members with one of these memberships, with their member events. Proportional to the answer.
     pub async fn members(
         &self,
@@ -178,8 +179,11 @@ impl RoomView {
             .collect();
         self.pdus(&nums).await
     }
+}
 
+impl RoomView {
     /// Joined users, `limit` at most, after `after` in the order of their numbers: for lists that are read in pages.
+    /// Of a partial room, those that are known.
     pub async fn joined_users(
         &self,
         after: Option<UserNum>,

@@ -307,6 +307,8 @@ impl Rooms {
         let view = self.view_for(room, sender).await?;
         match view.member(target).await? {
             Some(Membership::Join | Membership::Invite | Membership::Knock) => {}
+            // Whom we have not heard of may well be in a partial room.
+            None if view.is_partial() => {}
             _ => return Err(RoomError::Forbidden(format!("{target} is not in the room"))),
         }
         let details = MemberDetails {
@@ -343,7 +345,8 @@ impl Rooms {
         reason: Option<&str>,
     ) -> Result<(), RoomError> {
         let view = self.view_for(room, sender).await?;
-        if view.member(target).await? != Some(Membership::Ban) {
+        let member = view.member(target).await?;
+        if member != Some(Membership::Ban) && !(member.is_none() && view.is_partial()) {
             return Err(RoomError::Forbidden(format!(
                 "{target} is not banned from the room"
             )));
@@ -450,12 +453,14 @@ impl Rooms {
         Ok(view)
     }
 
-    /// The room if events can be made for it here: one of our users is in it, or nobody of any server is.
+    /// The room if events can be made for it here: one of our users is in it, or nobody of any server is. Of a partial room
+    /// that we have left nobody can say the latter.
     pub async fn participating(&self, room: &RoomId) -> Result<Option<RoomView>, RoomError> {
         let Some(view) = self.view(room).await? else {
             return Ok(None);
         };
-        let here = view.has_server(self.server_name()).await? || view.joined_count() == 0;
+        let empty = view.joined_count() == 0 && !view.is_partial();
+        let here = empty || view.has_server(self.server_name()).await?;
         Ok(here.then_some(view))
     }
 

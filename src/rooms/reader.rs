@@ -202,6 +202,7 @@ impl Reader {
                 root: NodeNum::EMPTY,
                 count: 0,
                 digest: resuni_dag::Lattice::empty().digest().0,
+                partial: false,
             });
         }
         if let Some(snap) = self.fresh.snaps.get(&num) {

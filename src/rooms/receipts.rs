@@ -178,7 +178,7 @@ impl Rooms {
         let Some(view) = self.view(room).await? else {
             return Ok(false);
         };
-        if view.member(&receipt.user_id).await? != Some(Membership::Join) {
+        if !view.may_be_joined(&receipt.user_id).await? {
             return Ok(false);
         }
         match view.place_in_timeline(&receipt.event_id).await? {

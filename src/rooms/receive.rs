@@ -15,7 +15,7 @@ use crate::{
     plan::{AuthState, Case, Verdict, judge},
     resolve,
     rooms::Rooms,
-    tables::Place,
+    tables::{Given, Place},
     types::{EventNum, RoomNum, SnapNum},
     work::Work,
 };
@@ -186,9 +186,13 @@ impl Line<'_> {
                 auth: refs.missing_auth,
             });
         }
+        let mut given = Given::Nothing;
         let before = match state.filter(|_| gap) {
             Some(state) => match self.given_state(state).await? {
-                Ok(given) => self.state_before(&refs.prev, Some(given)).await?,
+                Ok(state) => {
+                    given = Given::State(state);
+                    self.state_before(&refs.prev, Some(state)).await?
+                }
                 Err(missing) => {
                     return Ok(Received::Missing {
                         prev: refs.missing_prev,
@@ -198,8 +202,9 @@ impl Line<'_> {
             },
             None => self.state_before(&refs.prev, None).await?,
         };
+        let before = self.learn(before, &refs.auth).await?;
         let verdict = self.judge_in(&pdu, &refs.auth, before, true).await?;
-        self.keep(pdu, refs, before, verdict).await
+        self.keep(pdu, refs, (before, given), verdict).await
     }
 
     /// The state that is made of these events; or those of them that we don't have. Rejected ones are left out.
@@ -232,7 +237,7 @@ impl Line<'_> {
             .head
             .as_ref()
             .map_or(SnapNum::EMPTY, |head| head.snap);
-        Ok(Ok(self.work.state_of(near, entries).await?))
+        Ok(Ok(self.work.state_of(near, entries, false).await?))
     }
 
     /// The state before an event: that after all it follows, resolved.
@@ -264,16 +269,21 @@ impl Line<'_> {
         by_current: bool,
     ) -> Result<Verdict, RoomError> {
         let reader = &self.work.reader;
+        let auth = auth_pdus(&self.work, pdu, auth).await?;
         let current = match &self.live.head {
             Some(head) if by_current && head.snap != before => {
-                Some(AuthState::read(reader, head.snap, pdu, self.work.rules).await?)
+                let mut state = AuthState::read(reader, head.snap, pdu, self.work.rules).await?;
+                if self.work.is_partial(head.snap).await? {
+                    state.learn(auth.iter().filter(|pdu| !pdu.is_rejected()));
+                }
+                Some(state)
             }
             _ => None,
         };
         Ok(judge(&Case {
             pdu,
             rules: self.work.rules,
-            auth: &auth_pdus(&self.work, pdu, auth).await?,
+            auth: &auth,
             before: &AuthState::read(reader, before, pdu, self.work.rules).await?,
             current: current.as_ref(),
         }))
@@ -283,11 +293,12 @@ impl Line<'_> {
         &mut self,
         pdu: Pdu,
         refs: Refs,
-        before: SnapNum,
+        (before, given): (SnapNum, Given),
         verdict: Verdict,
     ) -> Result<Received, RoomError> {
         let rejected = matches!(verdict, Verdict::Reject(_));
         let mut event = self.judged(pdu, refs.auth, before, !rejected).await?;
+        event.given = given;
         let (place, reason) = match verdict {
             Verdict::Accept => {
                 let follows = self.followed(refs.prev).await?;
@@ -340,6 +351,7 @@ impl Line<'_> {
             new: false,
             txn,
             now,
+            given: Given::Nothing,
         })
     }
 

@@ -117,6 +117,44 @@ pub(crate) async fn redact_by_held(
     Ok(())
 }
 
+/// Takes back what an event wrote at its place: it turned out to be forbidden.
+pub(crate) async fn take_back(
+    work: &mut Work<'_>,
+    room: RoomNum,
+    (num, sender): (EventNum, UserNum),
+    spot: Spot,
+    pdu: &Pdu,
+) -> Result<(), StoreError> {
+    let snapshot = work.reader.snapshot.clone();
+    let own = (room, spot.0, spot.1);
+    if snapshot.contains(&REDACTIONS, &own).await? {
+        work.batch.delete(&REDACTIONS, &own);
+    } else if let Some(related) = Related::of(pdu, num, sender) {
+        work.relations.remove(room, spot, related);
+    }
+    let Some(hash) = pdu.redacts(work.rules).map(EventHash::of) else {
+        return Ok(());
+    };
+    work.batch.delete(&HELD_REDACTIONS, &(room, hash, num));
+    let Some(target) = work.reader.event_num_of(hash).await? else {
+        return Ok(());
+    };
+    let row = work.reader.event_row(target).await?;
+    if let Place::Timeline { position, sub } = row.place {
+        let key = (room, position, sub);
+        if snapshot.get(&REDACTIONS, &key).await? == Some(num) {
+            work.batch.delete(&REDACTIONS, &key);
+            let pdu = work.reader.pdu_of(target, &row).await?;
+            if let Some(related) = Related::of(&pdu, target, row.sender) {
+                work.relations.add(room, (position, sub), related);
+            }
+        }
+    } else if snapshot.get(&REDACTED_OUTLIERS, &(room, target)).await? == Some(num) {
+        work.batch.delete(&REDACTED_OUTLIERS, &(room, target));
+    }
+    Ok(())
+}
+
 /// The first redaction that applies is kept.
 async fn put_redaction(
     work: &mut Work<'_>,

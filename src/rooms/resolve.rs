@@ -73,9 +73,13 @@ pub(crate) async fn resolve_states(
         })
     })
     .await?;
+    let mut partial = false;
+    for snap in &snaps {
+        partial |= work.is_partial(*snap).await?;
+    }
     let snap = match same {
-        Some(snap) => snap,
-        None => work.update_state(snaps[0], puts).await?,
+        Some(snap) => work.make_state(snap, Vec::new(), partial).await?,
+        None => work.make_state(snaps[0], puts, partial).await?,
     };
     work.resolved.push((snaps, snap));
     Ok(snap)
@@ -89,7 +93,8 @@ async fn distinct(reader: &Reader, mut snaps: Vec<SnapNum>) -> Result<Vec<SnapNu
     let mut distinct = Vec::with_capacity(snaps.len());
     for snap in snaps {
         let row = reader.snap(snap).await?;
-        if seen.insert((row.digest, row.count)) {
+        // A partial state is another than a whole one with the same entries: what follows from it is partial.
+        if seen.insert((row.digest, row.count, row.partial)) {
             distinct.push(snap);
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use resuni_dag::{RoomRules, SigningKey};
 use resuni_store::{SharedClock, Store, StoreError};
 use ruma::{OwnedServerName, RoomVersionId, ServerName};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     cache::Caches, directory::DirectoryOrder, error::RoomError, lane::Lanes, presence::Presence,
@@ -37,6 +37,8 @@ pub struct Rooms {
     presence: Arc<Presence>,
     /// Bounds the threads that resolve states at a time.
     pub(crate) resolving: Arc<Semaphore>,
+    /// Wakes those who wait for a partial state to become whole.
+    pub(crate) partial_news: watch::Sender<()>,
 }
 
 /// States that are resolved at a time.
@@ -61,6 +63,7 @@ impl Rooms {
             caches: Arc::new(Caches::new()),
             lanes: Lanes::new(),
             resolving: Arc::new(Semaphore::new(RESOLVING)),
+            partial_news: watch::Sender::new(()),
         }))
     }
 

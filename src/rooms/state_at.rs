@@ -85,11 +85,15 @@ impl StateView {
         self.snap
     }
 
-    /// MSC4500's digest of it: two servers whose digests are equal hold the same state.
-    pub async fn digest(&self) -> Result<resuni_dag::Digest, RoomError> {
-        Ok(resuni_dag::Digest(
-            self.view.reader.snap(self.snap).await?.digest,
-        ))
+    /// Whether members are missing from it (MSC3902).
+    pub async fn is_partial(&self) -> Result<bool, RoomError> {
+        Ok(self.view.reader.snap(self.snap).await?.partial)
+    }
+
+    /// MSC4500's digest of it: two servers whose digests are equal hold the same state. There is none of a partial state.
+    pub async fn digest(&self) -> Result<Option<resuni_dag::Digest>, RoomError> {
+        let snap = self.view.reader.snap(self.snap).await?;
+        Ok((!snap.partial).then_some(resuni_dag::Digest(snap.digest)))
     }
 
     /// How many events it has.

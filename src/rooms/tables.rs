@@ -4,7 +4,7 @@
 //! Ids 0x0201 to 0x023f are events, state and membership; 0x0240 and up are directory, aliases and receipts.
 
 use resuni_store::{Position, Table, TableInfo, Topic, versioned};
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, OwnedServerName};
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
@@ -70,6 +70,13 @@ pub static SPACE_CHILDREN: Table<(RoomNum, String), EventNum> =
 /// What a transaction id of a client was answered with: (sender, room, device, event type, transaction id).
 pub static TXNS: Table<(UserNum, RoomNum, String, String, String), EventNum> =
     Table::new(0x0214, "transactions");
+/// Rooms of which we don't know the whole state yet. The row goes when we do. See `partial`.
+pub static PARTIAL: Table<RoomNum, PartialRoom> = Table::new(0x0230, "partial rooms");
+/// Events that were judged while their room's state was partial: they are judged again when it is whole.
+pub static PARTIAL_EVENTS: Table<(RoomNum, EventNum), PartialEvent> =
+    Table::new(0x0231, "partial events");
+/// Servers that are in a partial room by what the resident server said: the members that would tell are missing.
+pub static TOLD_SERVERS: Table<(RoomNum, ServerNum), ()> = Table::new(0x0232, "told servers");
 
 /// All tables of this file, for the doctor.
 pub const TABLES: &[TableInfo] = &[
@@ -95,11 +102,17 @@ pub const TABLES: &[TableInfo] = &[
     TXNS.info(),
     REDACTED_OUTLIERS.info(),
     SPACE_CHILDREN.info(),
+    PARTIAL.info(),
+    PARTIAL_EVENTS.info(),
+    TOLD_SERVERS.info(),
 ];
 
 /// An event got its place in a room's timeline, or an invite or a knock of a room we are not in changed. The scope is
 /// the `RoomNum`, the payload an [`EventLog`].
 pub const TOPIC_EVENT: Topic = Topic(0x0201);
+
+/// The state of a partial room became whole. The scope is the `RoomNum`, the payload a [`WholeLog`].
+pub const TOPIC_WHOLE: Topic = Topic(0x0203);
 
 /// A row of [`ROOMS`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,8 +139,10 @@ pub struct Head {
     pub joined: u64,
     /// Invited users of the current state.
     pub invited: u64,
+    /// Since when the current state is all of it: 0 for always, none while members are missing (MSC3902).
+    pub whole_since: Option<Position>,
 }
-versioned!(Head, 1);
+versioned!(Head, 2, from 1 => v1::Head);
 
 /// Where an event is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,10 +273,43 @@ pub struct Snap {
     pub root: NodeNum,
     /// The number of entries.
     pub count: u64,
-    /// MSC4500's digest of the state.
+    /// MSC4500's digest of these entries. Of a partial state it is that of no state that another server has.
     pub digest: [u8; 32],
+    /// Members are missing: what follows from a state that was handed over without them (MSC3706).
+    pub partial: bool,
 }
-versioned!(Snap, 1);
+versioned!(Snap, 2, from 1 => v1::Snap);
+
+/// A row of [`PARTIAL`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialRoom {
+    /// All that is after this position happened while the state was partial.
+    pub since: Position,
+    /// Who helped us join, the last first: whom to ask for the state.
+    pub residents: Vec<OwnedServerName>,
+}
+versioned!(PartialRoom, 1);
+
+/// A row of [`PARTIAL_EVENTS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialEvent {
+    /// The state before it besides that after those of its `prev_events` that we have.
+    pub given: Given,
+    /// It came after our join, and is not history that was fetched later.
+    pub live: bool,
+}
+versioned!(PartialEvent, 1);
+
+/// What another server says of the state before an event some of whose `prev_events` we don't have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Given {
+    /// Nothing is missing.
+    Nothing,
+    /// This, all of it.
+    State(SnapNum),
+    /// Our join with a partial state: the whole one has to be fetched.
+    Wanted,
+}
 
 /// A row of [`MISSING`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -303,6 +351,30 @@ pub struct Relation {
     pub key: Option<String>,
 }
 versioned!(Relation, 1);
+
+/// The payload of a log entry of [`TOPIC_WHOLE`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WholeLog {
+    /// All that is after this position happened while the state was partial.
+    pub since: Position,
+    /// Servers that were in the room meanwhile and that nobody told us of in time.
+    pub missed: Vec<ServerNum>,
+    /// Our own users whose membership in the current state changed with this entry.
+    pub memberships: Vec<UserNum>,
+}
+
+impl WholeLog {
+    /// As bytes for the log.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Postcard fails only on types it can't write; these are numbers and lists.
+        postcard::to_allocvec(self).unwrap_or_default()
+    }
+
+    /// From the log; `None` if the entry is of another topic's shape.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
 
 /// The payload of a log entry of [`TOPIC_EVENT`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

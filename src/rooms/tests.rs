@@ -18,6 +18,7 @@ mod converge;
 mod gaps;
 mod lazily;
 mod outside;
+mod partial;
 mod people;
 mod places;
 mod reading;

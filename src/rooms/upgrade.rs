@@ -18,6 +18,7 @@ use crate::{
     error::RoomError,
     events::NewEvent,
     line::Line,
+    partial::WholeRoom,
     rooms::{Rooms, rules_of},
     types::{Membership, RoomNum},
     upgrade_content::{self as content, Owners},
@@ -52,12 +53,15 @@ impl Rooms {
     ) -> Result<OwnedRoomId, RoomError> {
         let rules = rules_of(&request.version)?;
         let room: OwnedRoomId = room.to_owned();
+        // Who is banned is taken along: all members must be here. Waited for before the lane, where they arrive.
+        self.whole(&room).await?;
         let mut lane = self.lanes.enter(&room).await;
         let line = Line::open(self, &mut lane, &room).await?;
         let mut old = line
             .filter(|line| line.live.head.is_some())
             .ok_or_else(|| RoomError::UnknownRoom(room.clone()))?;
-        let view = self.view_known(&room).await?;
+        let view = self.view_known(&room).await?.into_whole();
+        let view = view.ok_or(RoomError::Contended)?;
         let plan = self.plan_upgrade(&view, user, request, rules).await?;
 
         let now = self.now_ms();
@@ -114,7 +118,7 @@ impl Rooms {
 
     async fn plan_upgrade(
         &self,
-        view: &RoomView,
+        view: &WholeRoom,
         user: &UserId,
         request: &UpgradeRoom,
         rules: &'static RoomRules,
@@ -170,7 +174,7 @@ impl Rooms {
     }
 
     /// Bans go along, since nobody has to be impersonated for them.
-    async fn banned(&self, view: &RoomView) -> Result<Vec<StateDraft>, RoomError> {
+    async fn banned(&self, view: &WholeRoom) -> Result<Vec<StateDraft>, RoomError> {
         let mut banned = view.member_events(&[Membership::Ban]).await?;
         banned.truncate(MAX_TAKEN);
         Ok(banned.iter().filter_map(draft_of).collect())

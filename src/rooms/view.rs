@@ -3,6 +3,8 @@
 //! A view is one snapshot of the store and takes no lane. Its *current state* is that of the room's
 //! head; pages of the timeline end at the log's watermark unless they are asked for by a token.
 
+use std::collections::BTreeSet;
+
 use resuni_dag::{HistoryVisibility, JoinRule, Pdu, PowerLevels, RoomRules};
 use resuni_store::{Direction, Position, ScanRange, Snapshot, StoreError};
 use ruma::{EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
@@ -12,10 +14,10 @@ use crate::reader::{Reader, missing_row, stored_pdu};
 use crate::rooms::{Rooms, rules_of};
 use crate::tables::{
     EVENTS, EventRow, HEAD, Head, LOCAL_MEMBERS, OUTLIERS, Place, REDACTED_OUTLIERS, REDACTIONS,
-    ROOM_SERVERS, TIMELINE, USER_ROOMS, UserRoom,
+    ROOM_SERVERS, TIMELINE, TOLD_SERVERS, USER_ROOMS, UserRoom,
 };
 use crate::types::{
-    EventNum, Membership, RoomNum, SERVER_NUMBERS, SnapNum, TimelineToken, UserNum,
+    EventNum, Membership, RoomNum, SERVER_NUMBERS, ServerNum, SnapNum, TimelineToken, UserNum,
 };
 
 /// One room at one moment. Cheap to clone; hold it for a request.
@@ -168,14 +170,20 @@ impl RoomView {
         TimelineToken::live(self.watermark().max(self.head.position))
     }
 
+    pub(crate) fn head(&self) -> &Head {
+        &self.head
+    }
+
     /// The current state.
     pub fn snap(&self) -> SnapNum {
         self.head.snap
     }
 
-    /// MSC4500's digest of the current state: where two servers' digests agree, so do their states.
-    pub async fn state_digest(&self) -> Result<[u8; 32], RoomError> {
-        Ok(self.reader.snap(self.head.snap).await?.digest)
+    /// MSC4500's digest of the current state: where two servers' digests agree, so do their states. There is none of a
+    /// partial state.
+    pub async fn state_digest(&self) -> Result<Option<[u8; 32]>, RoomError> {
+        let snap = self.reader.snap(self.head.snap).await?;
+        Ok((!snap.partial).then_some(snap.digest))
     }
 
     /// How many have joined, here and on other servers.
@@ -291,43 +299,45 @@ impl RoomView {
         Ok(HistoryVisibility::of(event.as_ref()) == HistoryVisibility::WorldReadable)
     }
 
-    /// Servers with a joined user, `limit` at most.
+    /// Servers with a joined user, `limit` at most; of a partial room also those that we were told are in it.
     pub async fn servers(&self, limit: usize) -> Result<Vec<OwnedServerName>, RoomError> {
         let range = ScanRange::prefix(&self.num);
+        let forward = Direction::Forward;
         let rows = self
             .snapshot()
-            .scan(&ROOM_SERVERS, range, Direction::Forward, limit)
-            .await?;
-        let mut servers = Vec::with_capacity(rows.len());
-        for ((_, server), _) in rows {
-            let name = self
-                .reader
-                .store
-                .numbers()
-                .name(&SERVER_NUMBERS, server.0)
-                .await?;
-            let name =
-                name.and_then(|name| ServerName::parse(std::str::from_utf8(&name).ok()?).ok());
-            servers.extend(name);
+            .scan(&ROOM_SERVERS, range.clone(), forward, limit);
+        let mut nums: BTreeSet<_> = rows.await?.into_iter().map(|((_, num), _)| num).collect();
+        if self.is_partial() {
+            let told = self.snapshot().scan(&TOLD_SERVERS, range, forward, limit);
+            nums.extend(told.await?.into_iter().map(|((_, num), ())| num));
+        }
+        let mut servers = Vec::with_capacity(nums.len());
+        for num in nums.into_iter().take(limit) {
+            servers.extend(self.server_name_of(num).await?);
         }
         Ok(servers)
     }
 
-    /// Whether a server has a joined user.
+    /// The server with this number.
+    pub async fn server_name_of(
+        &self,
+        server: ServerNum,
+    ) -> Result<Option<OwnedServerName>, RoomError> {
+        let numbers = self.reader.store.numbers();
+        let name = numbers.name(&SERVER_NUMBERS, server.0).await?;
+        Ok(name.and_then(|name| ServerName::parse(std::str::from_utf8(&name).ok()?).ok()))
+    }
+
+    /// Whether a server has a joined user, or in a partial room may have one.
     pub async fn has_server(&self, server: &ServerName) -> Result<bool, RoomError> {
-        let num = self
-            .reader
-            .store
-            .numbers()
-            .find(&SERVER_NUMBERS, server.as_bytes())
-            .await?;
-        match num {
-            Some(num) => Ok(self
-                .snapshot()
-                .contains(&ROOM_SERVERS, &(self.num, crate::types::ServerNum(num)))
-                .await?),
-            None => Ok(false),
-        }
+        let numbers = self.reader.store.numbers();
+        let num = numbers.find(&SERVER_NUMBERS, server.as_bytes()).await?;
+        let Some(num) = num.map(ServerNum) else {
+            return Ok(false);
+        };
+        let (snapshot, key) = (self.snapshot(), (self.num, num));
+        Ok(snapshot.contains(&ROOM_SERVERS, &key).await?
+            || self.is_partial() && snapshot.contains(&TOLD_SERVERS, &key).await?)
     }
 
     /// Our own joined users, `limit` at most.
@@ -355,6 +365,12 @@ impl RoomView {
         };
         let row = self.reader.event_row(num).await?;
         Ok((row.room == self.num).then_some((num, row)))
+    }
+
+    /// Where an event is, by its number.
+    pub async fn place_of(&self, event: EventNum) -> Result<Option<Place>, RoomError> {
+        let row = self.snapshot().get(&EVENTS, &event).await?;
+        Ok(row.filter(|row| row.room == self.num).map(|row| row.place))
     }
 
     /// An event of this room, in the timeline or not. Whether somebody may see it is another question.

@@ -34,6 +34,19 @@ pub(crate) struct Work<'a> {
     pub resolved: Vec<(Vec<SnapNum>, SnapNum)>,
     /// Relations that this batch brings or takes away.
     pub relations: index::Pending,
+    /// What is written is judged again later.
+    pub era: Era,
+}
+
+/// Whether events that are written now have to be judged again when the room's state is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Era {
+    /// They need not be.
+    Whole,
+    /// They do.
+    Partial,
+    /// History: if the state before it is partial.
+    History,
 }
 
 impl<'a> Work<'a> {
@@ -52,6 +65,7 @@ impl<'a> Work<'a> {
             lattices: Vec::new(),
             resolved: Vec::new(),
             relations: index::Pending::default(),
+            era: Era::Whole,
         }
     }
 
@@ -146,17 +160,33 @@ impl<'a> Work<'a> {
         self.reader.fresh.events.insert(num, (row, pdu));
     }
 
-    /// A state with some keys changed: `base` itself if they already are so.
+    /// A state with some keys changed: `base` itself if they already are so. What follows from a partial state is partial.
     pub async fn update_state(
         &mut self,
         base: SnapNum,
         puts: Vec<Put>,
     ) -> Result<SnapNum, StoreError> {
+        let partial = self.is_partial(base).await?;
+        self.make_state(base, puts, partial).await
+    }
+
+    /// Whether members are missing from a state.
+    pub async fn is_partial(&self, snap: SnapNum) -> Result<bool, StoreError> {
+        Ok(self.reader.snap(snap).await?.partial)
+    }
+
+    /// The state `base` with some keys changed, said to be partial or whole.
+    pub async fn make_state(
+        &mut self,
+        base: SnapNum,
+        puts: Vec<Put>,
+        partial: bool,
+    ) -> Result<SnapNum, StoreError> {
         let old = self.reader.snap(base).await?;
         let numbers = self.rooms.store.numbers();
         let next = || NodeNum(numbers.next(&NODE_NUMBERS));
         let updated = tree::update(&self.reader, old.root, puts, &next).await?;
-        if updated.root == old.root {
+        if updated.root == old.root && partial == old.partial {
             return Ok(base);
         }
         for (num, node) in updated.nodes {
@@ -172,6 +202,7 @@ impl<'a> Work<'a> {
             root: updated.root,
             count,
             digest: lattice.digest().0,
+            partial,
         };
         self.batch.put(&SNAPS, &num, &snap);
         self.reader.fresh.snaps.insert(num, snap);
@@ -184,6 +215,7 @@ impl<'a> Work<'a> {
         &mut self,
         near: SnapNum,
         entries: Vec<(StateKeyNum, EventNum)>,
+        partial: bool,
     ) -> Result<SnapNum, StoreError> {
         let mut puts: HashMap<StateKeyNum, Option<EventNum>> = self
             .reader
@@ -193,7 +225,8 @@ impl<'a> Work<'a> {
             .map(|(key, _)| (key, None))
             .collect();
         puts.extend(entries.into_iter().map(|(key, event)| (key, Some(event))));
-        self.update_state(near, puts.into_iter().collect()).await
+        self.make_state(near, puts.into_iter().collect(), partial)
+            .await
     }
 
     /// The accumulator behind a state's digest: kept, or computed from the nearest one that is.

@@ -9,7 +9,7 @@ use resuni_accounts::{
 use resuni_rooms::{
     RoomNum, UserNum,
     receipts::TOPIC_RECEIPT,
-    tables::{EventLog, TOPIC_EVENT},
+    tables::{EventLog, TOPIC_EVENT, TOPIC_WHOLE, WholeLog},
 };
 use resuni_store::LogEntry;
 use ruma::{OwnedUserId, UserId};
@@ -51,6 +51,12 @@ impl Changes {
                     changes.members.extend(event.memberships);
                     changes.members.extend(event.target);
                 }
+            } else if entry.topic == TOPIC_WHOLE {
+                changes.rooms.insert(RoomNum(entry.scope));
+                let whole = WholeLog::from_bytes(&entry.payload);
+                changes
+                    .members
+                    .extend(whole.into_iter().flat_map(|whole| whole.memberships));
             } else if entry.topic == TOPIC_RECEIPT {
                 changes.rooms.insert(RoomNum(entry.scope));
             } else if entry.topic.0 >> 8 == ACCOUNTS {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use resuni_rooms::{
     Membership, RoomNum, UserNum,
-    tables::{EventLog, TOPIC_EVENT},
+    tables::{EventLog, TOPIC_EVENT, TOPIC_WHOLE, WholeLog},
 };
 use resuni_store::{LogEntry, Position};
 use ruma::{OwnedUserId, UserId};
@@ -57,6 +57,7 @@ impl Sync {
         }
         let entries = self.rooms.store().log().read(since, up_to, ENTRIES).await?;
         if entries.len() < ENTRIES {
+            changed.extend(self.arrived(me, &entries, up_to).await?);
             for user in self.met(me, &entries).await? {
                 let seen = self.sees_keys(me, &user).await?;
                 if seen { &mut changed } else { &mut left }.insert(user);
@@ -70,6 +71,44 @@ impl Sync {
             changed: changed.into_iter().collect(),
             left: left.into_iter().collect(),
         })
+    }
+
+    /// Whose keys matter now that the members of a room have arrived (MSC3902): those whose keys changed before anybody
+    /// knew that they are there, and where messages are encrypted everybody.
+    async fn arrived(
+        &self,
+        me: &UserId,
+        entries: &[LogEntry],
+        up_to: Position,
+    ) -> Result<BTreeSet<OwnedUserId>, SyncError> {
+        let mut arrived = BTreeSet::new();
+        let snapshot = self.rooms.store().snapshot();
+        for entry in entries.iter().filter(|entry| entry.topic == TOPIC_WHOLE) {
+            let (Some(view), Some(log)) = (
+                self.rooms.view_num(RoomNum(entry.scope)).await?,
+                WholeLog::from_bytes(&entry.payload),
+            ) else {
+                continue;
+            };
+            if !view.joined(me).await? {
+                continue;
+            }
+            if view.state("m.room.encryption", "").await?.is_some() {
+                arrived.extend(self.people(view.num()).await?);
+                continue;
+            }
+            let users = self
+                .accounts
+                .device_lists_since(&snapshot, log.since, up_to)
+                .await?;
+            for user in users {
+                if view.joined(&user).await? {
+                    arrived.insert(user);
+                }
+            }
+        }
+        arrived.remove(me);
+        Ok(arrived)
     }
 
     /// Whether `me` may know somebody's keys.

@@ -37,8 +37,16 @@ impl Context<'_> {
         let Some(view) = self.sync.rooms.view_num(room.num).await? else {
             return Ok(None);
         };
+        let lazy = filter::lazy(&self.request.filter.room.state);
+        // MSC3902: who loads members eagerly is told of the room when all of them are here.
+        if !lazy && view.whole_after(self.now.position) {
+            return Ok(None);
+        }
         let now = view.snapshot_at(self.now.position).await?;
         let known = self.known(&view, room).await?;
+        let whole_after = |position| view.whole_after(position);
+        let came_whole = known.is_some_and(whole_after) && !view.whole_after(self.now.position);
+        let known = known.filter(|_| lazy || !came_whole);
         let mut viewer = view
             .viewer(self.who.user)
             .await?
@@ -55,6 +63,7 @@ impl Context<'_> {
         let account_data = self.room_account_data(room);
         let quiet = timeline.events.is_empty()
             && !timeline.limited
+            && !came_whole
             && state.is_empty()
             && ephemeral.is_empty()
             && account_data.is_empty();
@@ -63,6 +72,7 @@ impl Context<'_> {
             return Ok(None);
         }
         let members_changed = full
+            || came_whole
             || state
                 .iter()
                 .any(|shown| shown.pdu.kind() == "m.room.member")

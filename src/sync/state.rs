@@ -123,7 +123,18 @@ pub(crate) async fn unchanged_senders(
     let state = view.state_at_snap(at);
     let mut missing = Vec::new();
     for sender in senders {
-        missing.extend(state.num("m.room.member", sender).await?);
+        let mut member = state.num("m.room.member", sender).await?;
+        if member.is_none() {
+            // In a partial room somebody may be met for the first time when they say something.
+            let first = timeline
+                .iter()
+                .find(|event| event.fields().sender_str() == sender);
+            if let Some(event) = first {
+                let at = view.state_at_snap(event.row.snap_before);
+                member = at.num("m.room.member", sender).await?;
+            }
+        }
+        missing.extend(member);
     }
     let told: BTreeSet<EventNum> = timeline.iter().map(|event| event.row.event).collect();
     missing.retain(|event| !told.contains(event));

@@ -5,13 +5,19 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use resuni_accounts::{AccountNum, e2e::DeviceListChanged};
-use resuni_rooms::{Membership, RoomNum, membership_of, tables::EventLog};
+use resuni_rooms::{
+    Membership, RoomNum, membership_of,
+    tables::{EventLog, WholeLog},
+};
 use resuni_store::{Batch, LogEntry, Position};
 use ruma::{OwnedServerName, UserId};
 use serde_json::{Value, json};
 
 use super::{MAX_SERVERS, Shared};
 use crate::{error::FederationError, tables::DEVICE_STREAMS};
+
+/// Local members of one room.
+const MAX_LOCAL: usize = 100_000;
 
 /// The devices or the cross-signing keys of one of our users changed.
 pub(super) async fn changed(shared: &Arc<Shared>, entry: &LogEntry) -> Result<(), FederationError> {
@@ -76,14 +82,61 @@ pub(super) async fn joined(
     if !new.iter().any(|server| shared.is_destination(server)) {
         return Ok(());
     }
+    introduce(shared, (&user, account), &new, false, position).await
+}
+
+/// The members of a partial room have arrived. Servers that we did not know to be in it missed what was said of the
+/// devices of our users meanwhile, also if they have left since (MSC3902).
+pub(super) async fn came_whole(
+    shared: &Arc<Shared>,
+    room: RoomNum,
+    entry: &LogEntry,
+) -> Result<(), FederationError> {
+    let (Some(view), Some(log)) = (
+        shared.rooms.view_num(room).await?,
+        WholeLog::from_bytes(&entry.payload),
+    ) else {
+        return Ok(());
+    };
+    let mut missed = BTreeSet::new();
+    for server in log.missed {
+        missed.extend(view.server_name_of(server).await?);
+    }
+    missed.retain(|server| shared.is_destination(server));
+    if missed.is_empty() {
+        return Ok(());
+    }
+    for user in view.local_members(MAX_LOCAL).await? {
+        let Some(account) = shared.accounts.find(user.localpart()).await? else {
+            continue;
+        };
+        let changed = shared.accounts.device_list_position(&user).await?;
+        let changed = changed.is_some_and(|changed| changed > log.since);
+        introduce(shared, (&user, account), &missed, changed, entry.position).await?;
+    }
+    Ok(())
+}
+
+/// Tells servers of a user's devices: of those that can be encrypted for, or of all.
+async fn introduce(
+    shared: &Arc<Shared>,
+    (user, account): (&UserId, AccountNum),
+    servers: &BTreeSet<OwnedServerName>,
+    all: bool,
+    position: Position,
+) -> Result<(), FederationError> {
+    let keys = shared.accounts.query_keys(account, &[], None).await?;
+    let with_keys = |device: &str| keys.devices.keys().any(|known| known.as_str() == device);
     let devices = shared.accounts.devices(account).await?;
     let devices: Vec<_> = devices
         .into_iter()
-        .map(|device| (device.device_id.to_string(), false))
+        .map(|device| device.device_id.to_string())
+        .filter(|device| all || with_keys(device))
+        .map(|device| (device, false))
         .collect();
-    let mut edus = updates(shared, &user, account, &devices, position).await?;
-    edus.extend(cross_signing_update(shared, &user, account).await?);
-    tell(shared, &new, &edus).await
+    let mut edus = updates(shared, user, account, &devices, position).await?;
+    edus.extend(cross_signing_update(shared, user, account).await?);
+    tell(shared, servers, &edus).await
 }
 
 async fn tell(

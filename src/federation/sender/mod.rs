@@ -26,7 +26,7 @@ use resuni_accounts::{Accounts, e2e::DEVICE_LISTS_TOPIC};
 use resuni_rooms::{
     EventNum, Membership, RoomNum, RoomView, Rooms, Typing, membership_of,
     receipts::TOPIC_RECEIPT,
-    tables::{EventLog, TOPIC_EVENT, flags},
+    tables::{EventLog, TOPIC_EVENT, TOPIC_WHOLE, flags},
 };
 use resuni_store::{Batch, Direction, Follower, LogEntry, Position, ScanRange, SharedClock, Store};
 use ruma::{OwnedServerName, ServerName};
@@ -407,6 +407,11 @@ impl Dispatcher<'_> {
         }
         if entry.topic == TOPIC_RECEIPT {
             return edus::dispatch_receipt(self.shared, entry).await;
+        }
+        if entry.topic == TOPIC_WHOLE {
+            let room = RoomNum(entry.scope);
+            self.servers.remove(&room);
+            return devices::came_whole(self.shared, room, entry).await;
         }
         if entry.topic != TOPIC_EVENT {
             return Ok(());

@@ -79,7 +79,7 @@ impl Serve {
         origin: &ServerName,
         request: room_state::Request,
     ) -> Result<room_state::Response, FederationError> {
-        let view = self.shared_room(origin, &request.room_id).await?;
+        let view = self.settled_room(origin, &request.room_id).await?;
         let (state, chain) = state_before(&view, &request.event_id).await?;
         let state = raws(&view.pdus(&state).await?)?;
         Ok(room_state::Response::new(
@@ -97,7 +97,7 @@ impl Serve {
         origin: &ServerName,
         request: state_ids::Request,
     ) -> Result<state_ids::Response, FederationError> {
-        let view = self.shared_room(origin, &request.room_id).await?;
+        let view = self.settled_room(origin, &request.room_id).await?;
         let (state, chain) = state_before(&view, &request.event_id).await?;
         Ok(state_ids::Response::new(
             ids(&view, &chain).await?,

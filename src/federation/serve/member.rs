@@ -39,6 +39,7 @@ impl Serve {
         let view = self
             .room_for(origin, &request.room_id, &request.user_id)
             .await?;
+        require_whole(&view)?;
         let version = supported(&view, &request.ver)?;
         let mut content = json!({ "membership": "join" });
         if let Some(user) = self.authoriser(&view, &request.user_id).await? {
@@ -79,6 +80,7 @@ impl Serve {
         let view = self
             .room_for(origin, &request.room_id, &request.user_id)
             .await?;
+        require_whole(&view)?;
         let version = supported(&view, &request.ver)?;
         require_knockable(&view).await?;
         let content = json!({ "membership": "knock" });
@@ -95,7 +97,7 @@ impl Serve {
         origin: &ServerName,
         request: send_join::Request,
     ) -> Result<send_join::Response, FederationError> {
-        let view = self.room(origin, &request.room_id).await?;
+        let view = self.whole_room(origin, &request.room_id).await?;
         let servers = view.servers(MAX_SERVERS).await?;
         let own = Own {
             origin,
@@ -175,7 +177,7 @@ impl Serve {
         origin: &ServerName,
         request: send_knock::Request,
     ) -> Result<send_knock::Response, FederationError> {
-        let view = self.room(origin, &request.room_id).await?;
+        let view = self.whole_room(origin, &request.room_id).await?;
         let own = Own {
             origin,
             path_event: &request.event_id,
@@ -385,6 +387,16 @@ struct Own<'a> {
     origin: &'a ServerName,
     path_event: &'a EventId,
     membership: Membership,
+}
+
+/// MSC3902: who has no full answer gives none, so that another server is tried.
+pub(super) fn require_whole(view: &RoomView) -> Result<(), FederationError> {
+    if view.is_partial() {
+        let room = view.room_id();
+        let message = format!("this server does not have all members of the room {room} yet");
+        return Err(FederationError::NotFound(message));
+    }
+    Ok(())
 }
 
 fn version_of(view: &RoomView) -> Result<RoomVersionId, FederationError> {

@@ -5,11 +5,11 @@ mod history;
 mod member;
 mod query;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use resuni_accounts::Accounts;
 use resuni_dag::SigningKey;
-use resuni_rooms::{RoomView, Rooms};
+use resuni_rooms::{RoomView, Rooms, WholeRoom};
 use resuni_store::SharedClock;
 use ruma::{EventId, MilliSecondsSinceUnixEpoch, OwnedServerName, RoomId, ServerName, UInt};
 
@@ -44,6 +44,9 @@ pub struct ServeParts {
     pub clock: SharedClock,
 }
 
+/// How long a request for a state waits for it to become whole.
+const WHOLE_WITHIN: Duration = Duration::from_secs(20);
+
 impl Serve {
     /// Puts the parts together.
     #[must_use]
@@ -77,6 +80,36 @@ impl Serve {
         };
         acl::require(&view, origin).await?;
         Ok(view)
+    }
+
+    /// As [`Serve::room`], for what needs all of its state: one whose members are still arriving is not to be joined by way
+    /// of us.
+    async fn whole_room(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+    ) -> Result<RoomView, FederationError> {
+        let view = self.room(origin, room).await?;
+        member::require_whole(&view)?;
+        Ok(view)
+    }
+
+    /// As [`Serve::shared_room`], once its state is whole: waits a while for that.
+    async fn settled_room(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+    ) -> Result<WholeRoom, FederationError> {
+        self.shared_room(origin, room).await?;
+        let whole = tokio::time::timeout(WHOLE_WITHIN, self.rooms.whole(room)).await;
+        let whole = whole.map_err(|_| {
+            FederationError::Forbidden(format!(
+                "this server does not have all of the state of the room {room} yet"
+            ))
+        })??;
+        // Meanwhile its server may have left, or turned out never to have been there.
+        self.shared_room(origin, room).await?;
+        Ok(whole)
     }
 
     /// As [`Serve::room`], for what only servers in the room are told.

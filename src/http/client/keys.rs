@@ -102,7 +102,8 @@ async fn query(
             add_keys(&mut answer, &user, keys);
         }
     }
-    let (remote, failures) = remote_keys::query(federation.as_deref(), remote, body.timeout).await;
+    let (remote, failures) =
+        remote_keys::query(federation.as_deref(), remote, body.timeout).await?;
     add_remote(&accounts, caller.account, &mut answer, remote).await?;
     answer.insert("failures".to_owned(), Value::Object(failures));
     answer

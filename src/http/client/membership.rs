@@ -30,7 +30,7 @@ use serde_json::{Map, Value};
 use super::{
     directory::{bridged_alias, find_alias},
     remote::Remote,
-    rooms::{form, profile, profile_if_local, token, view, view_joined},
+    rooms::{form, profile, profile_if_local, token, view, view_joined, whole},
 };
 use crate::{
     error::ApiError,
@@ -341,6 +341,9 @@ async fn members(
     Ruma { body, caller, .. }: Ruma<get_member_events::v3::Request>,
 ) -> Result<RawJson, ApiError> {
     let view = view(&rooms, &body.room_id).await?;
+    view.readable_state(&caller.user_id).await?;
+    // Who was in the room while its members were still arriving waits for them.
+    let view = whole(&rooms, &body.room_id).await?;
     let mut state = view.readable_state(&caller.user_id).await?;
     let is_current = state.snap() == view.snap();
     if let (Some(at), true) = (&body.at, is_current) {
@@ -403,7 +406,8 @@ async fn members_joined(
     State(rooms): State<Arc<Rooms>>,
     Ruma { body, caller, .. }: Ruma<joined_members::v3::Request>,
 ) -> Result<RawJson, ApiError> {
-    let view = view_joined(&rooms, &body.room_id, &caller.user_id).await?;
+    view_joined(&rooms, &body.room_id, &caller.user_id).await?;
+    let view = whole(&rooms, &body.room_id).await?;
     let mut joined = Map::new();
     for event in view.member_events(&[Membership::Join]).await? {
         let content: Map<String, Value> = event.content_as().unwrap_or_default();

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use resuni_federation::{Federation, Terms};
+use resuni_federation::{Federation, FederationError, PublicKeys, Terms};
 use ruma::{
     OwnedServerName, OwnedUserId,
     api::{
@@ -49,25 +49,79 @@ struct RemoteClaims {
     one_time_keys: BTreeMap<OwnedUserId, Object>,
 }
 
-/// Identity keys and cross-signing keys; and, by name, the servers that did not answer.
+/// Identity keys and cross-signing keys; and, by name, the servers that did not answer. Servers are asked for all keys of
+/// a user, so that the answer can be kept; those that are known need no request.
 pub async fn query(
     federation: Option<&Federation>,
     wanted: Wanted<Vec<ruma::OwnedDeviceId>>,
     timeout: Option<Duration>,
-) -> (RemoteKeys, Object) {
-    let requests = wanted.into_iter().map(|(server, users)| {
+) -> Result<(RemoteKeys, Object), FederationError> {
+    let Some(cache) = federation.map(|federation| &federation.key_cache) else {
+        let failures = wanted
+            .into_keys()
+            .map(|server| (server.to_string(), json!({})));
+        return Ok((RemoteKeys::default(), failures.collect()));
+    };
+    let (mut all, now) = (RemoteKeys::default(), cache.now());
+    let (mut unknown, mut asked) = (Wanted::<Vec<_>>::new(), BTreeMap::new());
+    for (server, users) in wanted {
+        for (user, devices) in users {
+            match cache.get(&user).await? {
+                Some(keys) => all.put(&user, keys),
+                None => drop(
+                    unknown
+                        .entry(server.clone())
+                        .or_default()
+                        .insert(user.clone(), vec![]),
+                ),
+            }
+            asked.insert(user, devices);
+        }
+    }
+    let requests = unknown.into_iter().map(|(server, users)| {
         let request = get_keys::v1::Request::new(users.clone());
         (server, users, request)
     });
     let (answers, failures) = ask::<_, _, RemoteKeys>(federation, requests, timeout).await;
-    let mut all = RemoteKeys::default();
     for (users, answer) in answers {
-        all.accept(&users, answer);
+        let mut fresh = RemoteKeys::default();
+        fresh.accept(&users, answer);
+        for user in users.into_keys() {
+            let whole = fresh.device_keys.contains_key(&user);
+            let keys = fresh.take(&user);
+            if whole {
+                cache.keep(&user, now, keys.clone()).await?;
+            }
+            all.put(&user, keys);
+        }
     }
-    (all, failures)
+    for (user, devices) in asked.iter().filter(|(_, devices)| !devices.is_empty()) {
+        if let Some(keys) = all.device_keys.get_mut(user) {
+            keys.retain(|device, _| devices.iter().any(|asked| asked.as_str() == device));
+        }
+    }
+    Ok((all, failures))
 }
 
 impl RemoteKeys {
+    fn put(&mut self, user: &OwnedUserId, keys: PublicKeys) {
+        let devices = keys.devices.map(|devices| (user.clone(), devices));
+        self.device_keys.extend(devices);
+        let master = keys.master.map(|key| (user.clone(), key));
+        self.master_keys.extend(master);
+        let self_signing = keys.self_signing.map(|key| (user.clone(), key));
+        self.self_signing_keys.extend(self_signing);
+    }
+
+    /// What a server said of one user.
+    fn take(&mut self, user: &OwnedUserId) -> PublicKeys {
+        PublicKeys {
+            devices: self.device_keys.remove(user),
+            master: self.master_keys.remove(user),
+            self_signing: self.self_signing_keys.remove(user),
+        }
+    }
+
     /// Adds what a server may say about the users it was asked for.
     fn accept<T>(&mut self, users: &BTreeMap<OwnedUserId, T>, answer: RemoteKeys) {
         for (user, mut devices) in answer.device_keys {

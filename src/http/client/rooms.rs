@@ -1,14 +1,14 @@
 //! What the endpoints about rooms share.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use axum::extract::FromRef;
+use axum::{extract::FromRef, http::StatusCode};
 use resuni_accounts::{Accounts, Session};
-use resuni_rooms::{Form, MemberProfile, RoomView, Rooms, TimelineToken, Viewer};
+use resuni_rooms::{Form, MemberProfile, RoomView, Rooms, TimelineToken, Viewer, WholeRoom};
 use resuni_store::Direction;
 use ruma::{
     OwnedUserId, RoomId, UInt, UserId,
-    api::{self},
+    api::{self, error::ErrorCode},
 };
 
 use crate::{AppState, error::ApiError};
@@ -90,6 +90,23 @@ pub fn direction(dir: api::Direction) -> Direction {
         api::Direction::Backward => Direction::Backward,
         api::Direction::Forward => Direction::Forward,
     }
+}
+
+/// How long a request waits for the members of a room that was joined just now.
+const WHOLE_WITHIN: Duration = Duration::from_secs(120);
+
+/// The room once all of its members are here (MSC3902), for what lists them. Who may read it is asked before.
+pub async fn whole(rooms: &Rooms, room: &RoomId) -> Result<WholeRoom, ApiError> {
+    let whole = tokio::time::timeout(WHOLE_WITHIN, rooms.whole(room)).await;
+    whole
+        .map_err(|_| {
+            ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::Unknown,
+                "The members of this room are still arriving from another server; try again.",
+            )
+        })?
+        .map_err(ApiError::from)
 }
 
 /// How this caller gets events.

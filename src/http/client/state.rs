@@ -10,7 +10,7 @@ use ruma::api::client::state::{
     get_state_events,
 };
 
-use super::rooms::{form, view};
+use super::rooms::{form, view, whole};
 use crate::{
     error::ApiError,
     extract::{Policy, RawJson, Ruma},
@@ -37,6 +37,8 @@ async fn all(
     Ruma { body, caller, .. }: Ruma<get_state_events::v3::Request>,
 ) -> Result<RawJson, ApiError> {
     let view = view(&rooms, &body.room_id).await?;
+    view.readable_state(&caller.user_id).await?;
+    let view = whole(&rooms, &body.room_id).await?;
     let state = view.readable_state(&caller.user_id).await?;
     let events = view
         .state_json(&state.nums().await?, &form(&rooms, &caller))
@@ -51,9 +53,14 @@ async fn one(
     let view = view(&rooms, &body.room_id).await?;
     let state = view.readable_state(&caller.user_id).await?;
     let unknown = || ApiError::not_found("There is no such state in this room.");
-    let num = state
-        .num(&body.event_type.to_string(), &body.state_key)
-        .await?;
+    let kind = body.event_type.to_string();
+    let mut num = state.num(&kind, &body.state_key).await?;
+    if num.is_none() && kind == "m.room.member" && state.is_partial().await? {
+        // Whom nobody has told of yet may still be a member.
+        let view = whole(&rooms, &body.room_id).await?;
+        let state = view.readable_state(&caller.user_id).await?;
+        num = state.num(&kind, &body.state_key).await?;
+    }
     let num = num.ok_or_else(unknown)?;
     let shown = view
         .shown(&[num])

@@ -1,9 +1,13 @@
-//! Rows of databases made before room versions 1 to 3 were supported: the ids of events in them are hashes.
+//! Rows of databases made before room versions 1 to 3 were supported (the ids of events in them are hashes) and before
+//! there were partial states.
 
+use resuni_store::Position;
 use serde::Deserialize;
 
 use super::Place;
-use crate::types::{EventHash, EventNum, RoomNum, SnapNum, StateKeyNum, StoredId, UserNum};
+use crate::types::{
+    EventHash, EventNum, NodeNum, RoomNum, SnapNum, StateKeyNum, StoredId, UserNum,
+};
 
 #[derive(Deserialize)]
 pub(super) struct EventRow {
@@ -57,6 +61,50 @@ impl From<TimelineRow> for super::TimelineRow {
             received_ts: old.received_ts,
             txn: old.txn,
             pdu: old.pdu,
+        }
+    }
+}
+
+/// Before there were partial states.
+#[derive(Deserialize)]
+pub(super) struct Head {
+    extremities: Vec<EventNum>,
+    snap: SnapNum,
+    depth: u64,
+    position: Position,
+    joined: u64,
+    invited: u64,
+}
+
+impl From<Head> for super::Head {
+    fn from(old: Head) -> Self {
+        Self {
+            extremities: old.extremities,
+            snap: old.snap,
+            depth: old.depth,
+            position: old.position,
+            joined: old.joined,
+            invited: old.invited,
+            whole_since: Some(Position(0)),
+        }
+    }
+}
+
+/// Before there were partial states.
+#[derive(Deserialize)]
+pub(super) struct Snap {
+    root: NodeNum,
+    count: u64,
+    digest: [u8; 32],
+}
+
+impl From<Snap> for super::Snap {
+    fn from(old: Snap) -> Self {
+        Self {
+            root: old.root,
+            count: old.count,
+            digest: old.digest,
+            partial: false,
         }
     }
 }

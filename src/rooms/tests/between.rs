@@ -54,7 +54,7 @@ pub(crate) async fn join(resident: &Rooms, joining: &Rooms, room: &OwnedRoomId, 
         "{received:?}"
     );
     joining
-        .adopt(join.clone(), &version, state, chain)
+        .adopt(join.clone(), &version, state, chain, None)
         .await
         .unwrap();
     join

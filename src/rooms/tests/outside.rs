@@ -158,7 +158,7 @@ async fn a_state_that_is_handed_over_is_checked() {
         .cloned()
         .collect();
     there
-        .adopt(joining.clone(), &version, without_create, vec![])
+        .adopt(joining.clone(), &version, without_create, vec![], None)
         .await
         .unwrap_err();
     let reader = there.reader();
@@ -168,7 +168,7 @@ async fn a_state_that_is_handed_over_is_checked() {
 
     let with_forged = state.iter().chain([&forged]).cloned().collect();
     there
-        .adopt(joining, &version, with_forged, chain)
+        .adopt(joining, &version, with_forged, chain, None)
         .await
         .unwrap();
     assert_eq!(
