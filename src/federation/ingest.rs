@@ -305,6 +305,8 @@ impl Ingest {
             return Err(format!("{sender} is denied access by the room's ACL"));
         }
         match self.rooms.receive(view.room_id(), pdu.clone()).await {
+            // While members are missing the last word is not spoken (MSC3902).
+            Ok(Received::Rejected { .. }) if view.is_partial() => Ok(()),
             Ok(Received::Rejected { reason }) => Err(reason),
             Ok(Received::Missing { .. }) => self
                 .stage(origin, view.room_id(), &pdu)

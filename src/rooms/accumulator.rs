@@ -33,12 +33,12 @@ pub struct StateHashes {
 
 impl RoomView {
     /// Digests and sizes of the states before and after an event; none where no state is known, as for
-    /// outliers.
+    /// outliers, or not all of it (MSC3902).
     pub async fn state_hashes(&self, event: &EventId) -> Result<Option<StateHashes>, RoomError> {
         let Some((_, row)) = self.event_row(event).await? else {
             return Ok(None);
         };
-        if !row.place.has_state() {
+        if !row.place.has_state() || self.lacks_members(row.snap_after).await? {
             return Ok(None);
         }
         let before = self.state_hash(row.snap_before).await?;
@@ -47,6 +47,10 @@ impl RoomView {
             false => self.state_hash(row.snap_after).await?,
         };
         Ok(Some(StateHashes { before, after }))
+    }
+
+    async fn lacks_members(&self, snap: SnapNum) -> Result<bool, RoomError> {
+        Ok(self.reader.snap(snap).await?.partial)
     }
 
     async fn state_hash(&self, snap: SnapNum) -> Result<StateHash, RoomError> {
@@ -67,6 +71,9 @@ impl RoomView {
             Some((_, row)) if row.place.has_state() => row,
             _ => return Ok(None),
         };
+        if self.lacks_members(row.snap_after).await? {
+            return Ok(None);
+        }
         let hash = self.state_hash(row.snap_after).await?;
         let current = self.snapshot().get(&LATTICE, &self.num()).await?;
         let current = current.and_then(|bytes| Lattice::from_bytes(&bytes));

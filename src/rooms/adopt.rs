@@ -152,7 +152,9 @@ impl Line<'_> {
             // What was the current state when we left says nothing today.
             self.live.tips.clear();
         }
-        let before = self.learn(before, &refs.auth).await?;
+        let before = self
+            .learn_of(before, &refs.auth, Some(join.sender()))
+            .await?;
         match self.judge_in(&join, &refs.auth, before, inside).await? {
             Verdict::Accept => {}
             Verdict::Reject(reason) | Verdict::SoftFail(reason) => {

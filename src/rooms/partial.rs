@@ -84,7 +84,17 @@ impl Rooms {
         let mut news = self.partial_news.subscribe();
         loop {
             let view = self.view_known(room).await?;
-            if !view.is_partial() || !view.has_server(self.server_name()).await? {
+            if let Some(since) = view.head().whole_since {
+                // Whoever is told of it here must find it in a sync too.
+                let mut log = self.store.log().watch();
+                while *log.borrow_and_update() < since {
+                    if log.changed().await.is_err() {
+                        break;
+                    }
+                }
+                return Ok(WholeRoom(view));
+            }
+            if !view.has_server(self.server_name()).await? {
                 return Ok(WholeRoom(view));
             }
             if news.changed().await.is_err() {
@@ -249,6 +259,16 @@ impl Line<'_> {
         before: SnapNum,
         auth: &[EventNum],
     ) -> Result<SnapNum, RoomError> {
+        self.learn_of(before, auth, None).await
+    }
+
+    /// The same with the past of one of our users, who may have been invited before we came.
+    pub async fn learn_of(
+        &mut self,
+        before: SnapNum,
+        auth: &[EventNum],
+        ours: Option<&UserId>,
+    ) -> Result<SnapNum, RoomError> {
         if !self.work.is_partial(before).await? {
             return Ok(before);
         }
@@ -262,9 +282,11 @@ impl Line<'_> {
                 continue;
             };
             let pdu = reader.pdu_of(*num, &row).await?;
-            let remote = crate::delta::member_of(&pdu)
-                .is_some_and(|user| server_of(user) != self.work.rooms.server_name().as_str());
-            if remote && crate::tree::get(reader, root, key).await?.is_none() {
+            let own = self.work.rooms.server_name().as_str();
+            let wanted = |user| server_of(user) != own || ours == Some(user);
+            if crate::delta::member_of(&pdu).is_some_and(wanted)
+                && crate::tree::get(reader, root, key).await?.is_none()
+            {
                 puts.push((key, Some(*num)));
             }
         }

@@ -36,17 +36,30 @@ pub type Wanted<T> = BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, T>>;
 #[serde(default)]
 pub struct RemoteKeys {
     /// Identity keys by user and device.
+    #[serde(deserialize_with = "or_none")]
     pub device_keys: BTreeMap<OwnedUserId, Object>,
     /// Master keys by user.
+    #[serde(deserialize_with = "or_none")]
     pub master_keys: BTreeMap<OwnedUserId, Object>,
     /// Self-signing keys by user.
+    #[serde(deserialize_with = "or_none")]
     pub self_signing_keys: BTreeMap<OwnedUserId, Object>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct RemoteClaims {
+    #[serde(deserialize_with = "or_none")]
     one_time_keys: BTreeMap<OwnedUserId, Object>,
+}
+
+/// Servers that know nothing of a kind say `null` as well as leaving it out.
+fn or_none<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Identity keys and cross-signing keys; and, by name, the servers that did not answer. Servers are asked for all keys of
@@ -210,6 +223,13 @@ mod tests {
     use ruma::owned_user_id;
 
     use super::*;
+
+    #[test]
+    fn null_is_nothing() {
+        let answer = json!({ "device_keys": { "@a:there": {} }, "master_keys": null });
+        let answer: RemoteKeys = serde_json::from_value(answer).unwrap();
+        assert_eq!((answer.device_keys.len(), answer.master_keys.len()), (1, 0));
+    }
 
     #[test]
     fn a_server_speaks_for_those_it_was_asked_for() {

@@ -341,3 +341,19 @@ async fn a_whole_answer_ends_a_partial_room_that_was_left() {
     assert_eq!(digest(&here, &room).await, digest(&there, &room).await);
     assert_healthy(&there).await;
 }
+
+#[tokio::test]
+async fn who_was_invited_comes_into_a_private_room() {
+    let (here, there) = (server("here").await, server("there").await);
+    let room = room(&here, RoomVersionId::V11, "@alice:here").await;
+    let alice = user("@alice:here");
+    let private = state("m.room.join_rules", json!({"join_rule": "invite"}));
+    here.send(&room, &alice, private, None).await.unwrap();
+    here.send(&room, &alice, member("@bob:there", "invite"), None)
+        .await
+        .unwrap();
+    let joined = join(&here, &there, &room, "@bob:there").await;
+    joined.finish(&there, &room).await;
+    assert_eq!(digest(&here, &room).await, digest(&there, &room).await);
+    assert_healthy(&there).await;
+}

@@ -55,7 +55,9 @@ async fn timeline(at: &Part, room: &RoomId) -> Vec<String> {
 
 /// Type, key and id of all events of the current state.
 async fn state(at: &Part, room: &RoomId) -> BTreeSet<(String, String, String)> {
-    let events = at.view(room).await.state_all().await.unwrap();
+    // Members may still be arriving.
+    let room = at.rooms.whole(room).await.unwrap();
+    let events = room.state_all().await.unwrap();
     let entry = |pdu: &resuni_dag::Pdu| {
         let key = pdu.state_key().unwrap_or_default().to_owned();
         (pdu.kind().to_owned(), key, pdu.event_id().to_string())
