@@ -178,7 +178,7 @@ async fn people_read_and_write_while_the_members_arrive() {
 
     // A second server process finds what is missing.
     let there = server_on("there", there.store().clone()).await;
-    assert_eq!(there.partial_rooms().await.unwrap(), [room.clone()]);
+    assert_eq!(there.partial_rooms().await.unwrap(), vec![room.clone()]);
     let waiting = {
         let (there, room) = (there.clone(), room.clone());
         tokio::spawn(async move { there.whole(&room).await.unwrap().joined_count() })
