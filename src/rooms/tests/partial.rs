@@ -53,25 +53,29 @@ async fn join(resident: &Rooms, joining: &Rooms, room: &OwnedRoomId, who: &str) 
         .unwrap();
     let rules = resuni_dag::RoomRules::of(&version).unwrap();
     let join = sign_object(template, rules, joining.server_name(), &joining.config.key).unwrap();
-    let (whole, chain) = state_and_chain(resident, room).await;
+    let (whole, mut chain) = state_and_chain(resident, room).await;
     let received = resident.receive(room, join.clone()).await.unwrap();
     assert!(
         matches!(received, Received::Accepted { .. }),
         "{received:?}"
     );
-    let kept = whole.iter().filter(|pdu| pdu.kind() != "m.room.member");
+    let kept: Vec<Pdu> = whole
+        .iter()
+        .filter(|pdu| pdu.kind() != "m.room.member")
+        .cloned()
+        .collect();
+    // What authorises the join is in the chain where it is left out of the state: an invite, for one.
+    for id in join.auth_events() {
+        if !kept.iter().chain(&chain).any(|pdu| pdu.event_id() == id) {
+            chain.push(pdu(resident, id).await);
+        }
+    }
     let omitted = Omitted {
         resident: resident.server_name().to_owned(),
         servers: vec![resident.server_name().to_owned()],
     };
     joining
-        .adopt(
-            join.clone(),
-            &version,
-            kept.cloned().collect(),
-            chain,
-            Some(omitted),
-        )
+        .adopt(join.clone(), &version, kept, chain, Some(omitted))
         .await
         .unwrap();
     Joined { join, whole }
