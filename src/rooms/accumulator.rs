@@ -8,7 +8,7 @@ use crate::{
     error::RoomError,
     reader::{Reader, missing_row},
     tables::LATTICE,
-    tree,
+    tree::{self, Change},
     types::{NodeNum, SnapNum},
     view::RoomView,
 };
@@ -62,7 +62,7 @@ impl RoomView {
     }
 
     /// The lattice of the state after an event, with its digest and size; none where no state is known.
-    /// It is reckoned from the current state's: proportional to what has changed since.
+    /// It is reckoned from the current state's: proportional to what has changed since, and none beyond [`MOST_CHANGES`].
     pub async fn accumulator(
         &self,
         event: &EventId,
@@ -79,26 +79,23 @@ impl RoomView {
         let current = current.and_then(|bytes| Lattice::from_bytes(&bytes));
         let mut lattice = current
             .ok_or_else(|| missing_row("lattices", format!("{} has none", self.room_id())))?;
-        move_lattice(&self.reader, &mut lattice, self.snap(), row.snap_after).await?;
+        let changes = self.reader.state_diff(self.snap(), row.snap_after).await?;
+        if changes.len() > MOST_CHANGES {
+            return Ok(None);
+        }
+        apply(&self.reader, &mut lattice, changes).await?;
         Ok(Some((lattice, hash)))
     }
 }
 
-/// Makes the lattice of one state that of another.
-async fn move_lattice(
-    reader: &Reader,
-    lattice: &mut Lattice,
-    from: SnapNum,
-    to: SnapNum,
-) -> Result<(), StoreError> {
-    let (from, to) = (reader.snap(from).await?.root, reader.snap(to).await?.root);
-    move_between(reader, lattice, from, to).await
-}
+/// A state that differs in more from the current one is not reckoned for who asks ("deems retroactive computation
+/// prohibitive" in the proposal): some tens of milliseconds of hashing.
+const MOST_CHANGES: usize = 5_000;
 
 /// How many changes are reckoned before others get their turn: each is a hash of 2 KiB.
 const TURN: usize = 256;
 
-/// The same between two trees.
+/// Makes the lattice of one state that of another, given their trees.
 pub(crate) async fn move_between(
     reader: &Reader,
     lattice: &mut Lattice,
@@ -106,6 +103,14 @@ pub(crate) async fn move_between(
     to: NodeNum,
 ) -> Result<(), StoreError> {
     let changes = tree::diff(reader, from, to).await?;
+    apply(reader, lattice, changes).await
+}
+
+async fn apply(
+    reader: &Reader,
+    lattice: &mut Lattice,
+    changes: Vec<Change>,
+) -> Result<(), StoreError> {
     for (i, change) in changes.into_iter().enumerate() {
         if i % TURN == TURN - 1 {
             tokio::task::yield_now().await;

@@ -19,13 +19,16 @@ use parking_lot::Mutex;
 use resuni_rooms::{RoomView, Rooms, StateHash, StateHashes};
 use resuni_store::SharedClock;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName, serde::Raw};
+use tokio::sync::Semaphore;
 
 use crate::{client::Client, client::Terms, error::FederationError};
 use wire::{Mismatch, Told, accumulated, accumulator, hex};
 
 /// A room's difference is looked into, and logged, this often at most.
 const QUIET_MS: u64 = 10 * 60_000;
-/// Rooms of which it is remembered when that was; beyond it the oldest are forgotten.
+/// Rooms that are looked into at the same time.
+const AT_ONCE: usize = 8;
+/// Rooms of which it is remembered when that was; with more in so short a time no others are looked into.
 const MAX_ROOMS: usize = 10_000;
 /// Accumulators that are asked for to find one event: twice the steps of a bisection of [`MAX_BACK`].
 const MAX_ASKED: usize = 30;
@@ -41,6 +44,7 @@ pub struct Divergences {
     clock: SharedClock,
     /// When a room's difference was last looked into.
     looked: Mutex<HashMap<OwnedRoomId, u64>>,
+    looks: Arc<Semaphore>,
     found: AtomicU64,
 }
 
@@ -73,6 +77,7 @@ impl Divergences {
             client,
             clock,
             looked: Mutex::default(),
+            looks: Arc::new(Semaphore::new(AT_ONCE)),
             found: AtomicU64::new(0),
         }
     }
@@ -108,11 +113,17 @@ impl Divergences {
         }
         self.found.fetch_add(1, Ordering::Relaxed);
         metrics::counter!("resuni_federation_states_differing_total").increment(1);
-        if self.may_look(view.room_id()) {
+        // Who says so in many rooms at once is looked after in a few of them at a time.
+        if let Ok(permit) = Arc::clone(&self.looks).try_acquire_owned()
+            && self.may_look(view.room_id())
+        {
             warn(origin, view.room_id(), event, &ours, &told);
             let (this, origin) = (Arc::clone(self), origin.to_owned());
             let (room, event) = (view.room_id().to_owned(), event.to_owned());
-            tokio::spawn(async move { this.look(&origin, &room, &event).await });
+            tokio::spawn(async move {
+                this.look(&origin, &room, &event).await;
+                drop(permit);
+            });
         }
         Ok((own.after != told.after).then_some(Mismatch {
             expected_after: own.after,
@@ -133,10 +144,11 @@ impl Divergences {
         if looked.len() >= MAX_ROOMS {
             looked.retain(|_, at| now.saturating_sub(*at) < QUIET_MS);
         }
-        if looked.len() < MAX_ROOMS {
+        let may = looked.len() < MAX_ROOMS;
+        if may {
             looked.insert(room.to_owned(), now);
         }
-        true
+        may
     }
 
     async fn look(&self, server: &OwnedServerName, room: &RoomId, event: &EventId) {

@@ -48,6 +48,7 @@ pub mod transaction {
         #[serde(
             rename = "tk.nutra.msc4500.state_hashes",
             default,
+            deserialize_with = "super::if_well_formed",
             skip_serializing_if = "BTreeMap::is_empty"
         )]
         pub state_hashes: BTreeMap<OwnedEventId, Raw<Told>>,
@@ -224,5 +225,50 @@ pub fn accumulated(answer: &accumulator::Response) -> Option<StateHash> {
     )
 }
 
+/// The hashes, or none if they are not what they should be.
+fn if_well_formed<'de, D>(deserializer: D) -> Result<Hashes, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str(raw.get()).unwrap_or_default())
+}
+
 /// The hashes of a transaction, by event.
 pub type Hashes = BTreeMap<OwnedEventId, ruma::serde::Raw<Told>>;
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use ruma::api::IncomingRequestExt as _;
+    use serde_json::{Value, json};
+
+    use super::transaction::Request;
+
+    fn read(hashes: Value) -> Request {
+        let body = json!({ "origin": "a.test", "origin_server_ts": 1, "pdus": [{}],
+            "tk.nutra.msc4500.state_hashes": hashes });
+        let request = http::Request::put("https://b.test/_matrix/federation/v1/send/t1");
+        let body = body.to_string();
+        let request = request.body(body.as_bytes()).unwrap();
+        Request::try_from_http_request(request, &["t1"]).unwrap()
+    }
+
+    #[test]
+    fn hashes_of_any_shape_cost_no_events() {
+        for odd in [
+            json!(null),
+            json!(7),
+            json!([]),
+            json!({ "no id": {} }),
+            json!({ "$x": 1 }),
+        ] {
+            let request = read(odd);
+            assert_eq!(request.pdus.len(), 1);
+            let told = request.state_hashes.values();
+            assert!(told.into_iter().all(|told| told.deserialize().is_err()));
+        }
+        let good = json!({ "$x": { "before": "", "after": "", "n_before": 1, "n_after": 2 } });
+        assert_eq!(read(good).state_hashes.len(), 1);
+    }
+}
