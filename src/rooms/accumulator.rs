@@ -62,7 +62,7 @@ impl RoomView {
     }
 
     /// The lattice of the state after an event, with its digest and size; none where no state is known.
-    /// It is reckoned from the current state's: proportional to what has changed since, and none beyond [`MOST_CHANGES`].
+    /// It is reckoned from the current state's: proportional to what has changed since, and none where that is very much.
     pub async fn accumulator(
         &self,
         event: &EventId,
