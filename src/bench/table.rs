@@ -93,7 +93,7 @@ pub struct Best {
 }
 
 /// The best of a kind's rounds: other work on the machine makes figures worse, never better. What lies on disk is the
-/// exception: a journal that is dropped while it is measured makes it less than it is, so its worst round counts.
+/// exception: how much of it is journal depends on the moment, so its worst round counts.
 pub fn best(runs: &[Run], kind: Kind, what: What) -> Option<Best> {
     let rows = || {
         let of_kind = runs.iter().filter(|run| run.kind == kind);

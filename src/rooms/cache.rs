@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Bytes of events kept in memory.
-const PDU_BYTES: u64 = 16 << 20;
+const PDU_BYTES: u64 = 12 << 20;
 /// Bytes of state tree nodes kept in memory.
 const NODE_BYTES: u64 = 8 << 20;
 /// States of which root, size and digest are kept in memory.
@@ -19,7 +19,7 @@ const SNAPS: usize = 16 << 10;
 /// States of which the 2 KiB lattice is kept in memory.
 const LATTICES: usize = 256;
 /// Events of which the edges of the auth graph are kept in memory.
-const EDGES: usize = 64 << 10;
+const EDGES: usize = 32 << 10;
 
 /// Bytes of states without their members kept in memory.
 const SETTINGS_BYTES: u64 = 4 << 20;

@@ -5,7 +5,11 @@ use std::time::Duration;
 use resuni_testkit::{Client, Server};
 
 use super::{Bench, SENDERS, create_room, measured, send};
-use crate::{load::Load, measure, table::What};
+use crate::{
+    load::Load,
+    measure,
+    table::{Row, What},
+};
 
 const TEXT: &str = "The quick brown fox jumps over the lazy dog";
 
@@ -19,15 +23,38 @@ impl Bench {
         users: &[Client],
         owner: &Client,
     ) -> anyhow::Result<()> {
+        let empty = measure::bytes_on_disk(&server.data());
         let room = room_of_senders(users, owner, "one").await?;
         let (load, cpu) = self.send_load(server, users, &room, "n").await?;
         let name = "sends into a new room, 16 connections";
         self.rate(What::Sends, name, &load, cpu);
-        self.sends_into_many(server, users).await?;
-        self.long_room(server, users, owner).await
+        let many = self.sends_into_many(server, users).await?;
+        let (long, sent) = self.long_room(server, users, owner).await?;
+        self.disk(server, empty, load.done + many + sent);
+        self.history(server, owner, &long).await
     }
 
-    async fn sends_into_many(&mut self, server: &Server, users: &[Client]) -> anyhow::Result<()> {
+    /// What all messages so far cost on disk: many, so that a journal which is about to be dropped, or was just
+    /// dropped, is little of it.
+    fn disk(&mut self, server: &Server, empty: u64, messages: usize) {
+        let bytes = measure::bytes_on_disk(&server.data()).saturating_sub(empty);
+        self.push(Row {
+            what: What::DiskBytes,
+            name: "bytes on disk per message".to_owned(),
+            value: bytes as f64 / messages.max(1) as f64,
+            unit: "bytes",
+            more_is_better: false,
+            cpu_ms: None,
+            note: format!("{messages} messages, the journal included"),
+        });
+    }
+
+    /// How many were sent.
+    async fn sends_into_many(
+        &mut self,
+        server: &Server,
+        users: &[Client],
+    ) -> anyhow::Result<usize> {
         let senders: Vec<Client> = users.iter().take(SENDERS).cloned().collect();
         let mut rooms = Vec::new();
         for user in &senders {
@@ -41,36 +68,26 @@ impl Bench {
         .await?;
         let name = "sends into 16 rooms, 16 connections";
         self.rate(What::SendsManyRooms, name, &load, cpu);
-        Ok(())
+        Ok(load.done)
     }
 
+    /// The room and how many messages were sent into it.
     async fn long_room(
         &mut self,
         server: &Server,
         users: &[Client],
         owner: &Client,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<(String, usize)> {
         let long = room_of_senders(users, owner, "long").await?;
-        let before = measure::bytes_on_disk(&server.data());
         let (most, time) = (self.sizes.long_room, self.sizes.fill_time);
         let (fill, _) = send_into(server, users, &long, most, time, "f").await?;
-        let bytes = measure::bytes_on_disk(&server.data()).saturating_sub(before);
-        self.push(crate::table::Row {
-            what: What::DiskBytes,
-            name: "bytes on disk per message".to_owned(),
-            value: bytes as f64 / fill.done.max(1) as f64,
-            unit: "bytes",
-            more_is_better: false,
-            cpu_ms: None,
-            note: format!("{} messages, the journal included", fill.done),
-        });
         let (load, cpu) = self.send_load(server, users, &long, "g").await?;
         let name = format!("sends into a room with {} messages", self.sizes.long_room);
         self.rate(What::SendsLong, &name, &load, cpu);
         if let Some(row) = self.rows.last_mut() {
             row.note.push_str(&format!(", {} before", fill.done));
         }
-        self.history(server, owner, &long).await
+        Ok((long, fill.done + load.done))
     }
 
     pub(super) async fn large_room(
