@@ -28,6 +28,10 @@ const LOCAL_NOTIFICATIONS: [&str; 2] = [
 ];
 pub(crate) const PUSH_RULES: &str = "m.push_rules";
 
+/// The content of what was removed (MSC3391): clients that were there are told of it by an empty object, and for
+/// those that come later it never was.
+const REMOVED: &str = "{}";
+
 /// A piece of account data.
 #[derive(Clone, Debug)]
 pub struct AccountDataEvent {
@@ -81,6 +85,24 @@ impl Accounts {
         }
         self.update_account_data(account, room, kind, |_| Ok(Some(content.clone())))
             .await
+    }
+
+    /// Removes account data as a client may; that it was not there is no error. To set it to an empty object is the
+    /// same (MSC3391).
+    pub async fn remove_account_data(
+        &self,
+        account: AccountNum,
+        room: Option<&str>,
+        kind: &str,
+    ) -> Result<(), AccountError> {
+        if matches!(kind, FULLY_READ | PUSH_RULES) {
+            return Err(AccountError::ServerManaged);
+        }
+        self.update_account_data(account, room, kind, |old| {
+            let is_there = old.is_some_and(|old| old != REMOVED);
+            Ok(is_there.then(Map::new))
+        })
+        .await
     }
 
     /// Sets the read marker of a room (`m.fully_read`).
@@ -197,6 +219,7 @@ impl Accounts {
             let stored = row.as_ref().map(|row| row.content.as_str());
             return self.push_rules_content(account, stored).await.map(Some);
         }
+        let row = row.filter(|row| row.content != REMOVED);
         row.map(|row| raw(row.content)).transpose()
     }
 
@@ -211,7 +234,8 @@ impl Accounts {
         Ok(content.map_or_else(HashSet::new, |content| ignored_in(content.get())))
     }
 
-    /// All account data of an account, the global first, then room by room: for a first sync.
+    /// All account data of an account, the global first, then room by room: for a first sync. Nothing of what was
+    /// removed.
     pub async fn all_account_data(
         &self,
         snapshot: &Snapshot,
@@ -261,7 +285,8 @@ impl Accounts {
             });
         }
         for ((_, room, kind), data) in rows {
-            if !(room.is_empty() && kind == PUSH_RULES) {
+            let is_rules = room.is_empty() && kind == PUSH_RULES;
+            if !is_rules && data.content != REMOVED {
                 found.push(AccountDataChange::new(room, kind, data)?);
             }
         }
@@ -384,7 +409,7 @@ mod tests {
         let accounts = accounts().await;
         let alice = alice(&accounts).await;
         accounts
-            .set_account_data(alice, Some("!r:x"), "a", &Map::new())
+            .set_account_data(alice, Some("!r:x"), "a", &object(json!({"n": 1})))
             .await
             .unwrap();
         let all = accounts
@@ -395,6 +420,44 @@ mod tests {
         assert_eq!(all[0].event.kind, "m.push_rules");
         assert!(all[0].event.content.get().contains(".m.rule.master"));
         assert_eq!(all[1].room.as_deref(), Some("!r:x"));
+    }
+
+    #[tokio::test]
+    async fn what_is_removed_is_told_once_and_then_never_was() {
+        let accounts = accounts().await;
+        let alice = alice(&accounts).await;
+        for room in [None, Some("!r:x")] {
+            for by_an_empty_object in [false, true] {
+                let set = async |content| {
+                    let content = object(content);
+                    let set = accounts.set_account_data(alice, room, "a", &content);
+                    set.await.unwrap();
+                };
+                set(json!({"n": 1})).await;
+                let before = accounts.snapshot().position();
+                if by_an_empty_object {
+                    set(json!({})).await;
+                } else {
+                    let removed = accounts.remove_account_data(alice, room, "a");
+                    removed.await.unwrap();
+                }
+                let snapshot = accounts.snapshot();
+                let now = snapshot.position();
+                let told = accounts.account_data_since(&snapshot, alice, before, now);
+                assert_eq!(names(&told.await.unwrap()), [(room, "a", "{}")]);
+                let got = accounts.account_data(alice, room, "a").await.unwrap();
+                assert!(got.is_none());
+                let all = accounts.all_account_data(&snapshot, alice).await.unwrap();
+                assert!(all.iter().all(|data| data.event.kind != "a"));
+                accounts
+                    .remove_account_data(alice, room, "a")
+                    .await
+                    .unwrap();
+                assert_eq!(accounts.snapshot().position(), now, "nothing to tell");
+            }
+        }
+        let refused = accounts.remove_account_data(alice, None, PUSH_RULES).await;
+        assert!(matches!(refused, Err(AccountError::ServerManaged)));
     }
 
     #[tokio::test]
@@ -454,11 +517,11 @@ mod tests {
         let accounts = accounts().await;
         let alice = alice(&accounts).await;
         accounts
-            .set_account_data(alice, Some("!r"), "a", &Map::new())
+            .set_account_data(alice, Some("!r"), "a", &object(json!({"n": 1})))
             .await
             .unwrap();
         accounts
-            .set_account_data(alice, Some("!rr"), "a", &Map::new())
+            .set_account_data(alice, Some("!rr"), "a", &object(json!({"n": 1})))
             .await
             .unwrap();
         let one = accounts

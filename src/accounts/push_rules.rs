@@ -5,9 +5,12 @@ use std::sync::Arc;
 use ruma::{
     UserId,
     push::{
-        Action, HighlightTweakValue, InsertPushRuleError, NewPushRule, PatternedPushRuleInit,
-        RemovePushRuleError, RuleKind, Ruleset, SoundTweakValue, Tweak,
+        Action, ConditionalPushRule, ConditionalPushRuleInit, EventMatchConditionData,
+        HighlightTweakValue, InsertPushRuleError, NewPushRule, PatternedPushRuleInit,
+        PushCondition, RemovePushRuleError, RoomMemberCountConditionData, RoomMemberCountIs,
+        RuleKind, Ruleset, SoundTweakValue, Tweak,
     },
+    uint,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
@@ -157,7 +160,48 @@ pub fn default_push_rules(user: &UserId) -> Ruleset {
         pattern: user.localpart().to_owned(),
     };
     rules.content.insert(mention.into());
+    add_poll_rules(&mut rules);
     rules
+}
+
+/// The rules for polls (MSC3930, under its unstable names). Written here: ruma's compare the type as a property, which
+/// is what the proposal says now, while clients and their tests know them as patterns.
+fn add_poll_rules(rules: &mut Ruleset) {
+    let of_type = |kind: &str| {
+        let kind = format!("org.matrix.msc3381.poll.{kind}");
+        PushCondition::EventMatch(EventMatchConditionData::new("type".into(), kind))
+    };
+    let rule = |name: &str, conditions: Vec<PushCondition>, actions: Vec<Action>| {
+        ConditionalPushRule::from(ConditionalPushRuleInit {
+            actions,
+            default: true,
+            enabled: true,
+            rule_id: format!(".org.matrix.msc3930.rule.{name}"),
+            conditions,
+        })
+    };
+    let response = rule("poll_response", vec![of_type("response")], Vec::new());
+    let server_acl = ".m.rule.room.server_acl";
+    let place = rules
+        .override_
+        .get_index_of(server_acl)
+        .map_or(rules.override_.len(), |place| place + 1);
+    rules.override_.shift_insert(place, response);
+    for kind in ["start", "end"] {
+        let two = RoomMemberCountIs::from(uint!(2));
+        let of_two = PushCondition::RoomMemberCount(RoomMemberCountConditionData::new(two));
+        let sound = Action::SetTweak(Tweak::Sound(SoundTweakValue::Default));
+        rules.underride.insert(rule(
+            &format!("poll_{kind}_one_to_one"),
+            vec![of_two, of_type(kind)],
+            vec![Action::Notify, sound],
+        ));
+        rules.underride.insert(rule(
+            &format!("poll_{kind}"),
+            vec![of_type(kind)],
+            vec![Action::Notify],
+        ));
+    }
 }
 
 /// Stored rules, with the defaults as they are in this version of the server.
@@ -278,6 +322,34 @@ mod tests {
     fn content_ids(rules: &Ruleset) -> Vec<&str> {
         let own = rules.content.iter().filter(|rule| !rule.default);
         own.map(|rule| rule.rule_id.as_str()).collect()
+    }
+
+    #[test]
+    fn rules_for_polls_stand_where_the_proposal_puts_them() {
+        let rules = default_push_rules(ruma::user_id!("@alice:example.org"));
+        let ids = |rules: Vec<&ConditionalPushRule>| -> Vec<String> {
+            rules.iter().map(|rule| rule.rule_id.clone()).collect()
+        };
+        let override_ = ids(rules.override_.iter().collect());
+        let acl = override_
+            .iter()
+            .position(|id| id == ".m.rule.room.server_acl");
+        assert_eq!(
+            override_[acl.unwrap() + 1],
+            ".org.matrix.msc3930.rule.poll_response"
+        );
+        let underride = ids(rules.underride.iter().collect());
+        let encrypted = underride.iter().position(|id| id == ".m.rule.encrypted");
+        assert_eq!(
+            underride[encrypted.unwrap() + 1..],
+            [
+                "poll_start_one_to_one",
+                "poll_start",
+                "poll_end_one_to_one",
+                "poll_end"
+            ]
+            .map(|name| format!(".org.matrix.msc3930.rule.{name}"))
+        );
     }
 
     #[tokio::test]

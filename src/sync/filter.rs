@@ -5,6 +5,7 @@ use ruma::{
     RoomId, UserId,
     api::client::filter::{Filter, LazyLoadOptions, RoomEventFilter, RoomFilter, UrlFilter},
 };
+use serde::Deserialize;
 
 /// Whether `pattern`, in which `*` stands for anything, matches all of `text`. Linear in both but
 /// for the last star, so a pattern of many stars costs no more than its length times the text's.
@@ -77,6 +78,38 @@ pub fn pdu(filter: &RoomEventFilter, fields: &EventFields<'_>) -> bool {
     }
 }
 
+/// Which relations a filter of `/messages` asks for (MSC3874, under its unstable names): the part of a filter of room
+/// events that ruma does not know.
+#[derive(Debug, Default, Deserialize)]
+pub struct RelationTypes {
+    #[serde(rename = "org.matrix.msc3874.rel_types")]
+    wanted: Option<Vec<String>>,
+    #[serde(rename = "org.matrix.msc3874.not_rel_types", default)]
+    unwanted: Vec<String>,
+}
+
+impl RelationTypes {
+    /// What the JSON of a filter says of them.
+    ///
+    /// # Errors
+    /// When they are no lists of strings.
+    pub fn of(filter: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(filter)
+    }
+
+    /// Whether they let this event through. One without a relation is of no wanted type, and of no unwanted one.
+    pub fn pass(&self, fields: &EventFields<'_>) -> bool {
+        if self.wanted.is_none() && self.unwanted.is_empty() {
+            return true;
+        }
+        let relation = resuni_rooms::fields::member(fields.content, "m.relates_to")
+            .and_then(|relation| resuni_rooms::fields::string_member(relation, "rel_type"));
+        passes(self.wanted.as_deref(), &self.unwanted, |kind| {
+            relation.as_ref() == Some(kind)
+        })
+    }
+}
+
 /// Whether a filter of things outside rooms lets this type through.
 pub fn global(filter: &Filter, kind: &str) -> bool {
     passes(filter.types.as_deref(), &filter.not_types, |pattern| {
@@ -123,5 +156,37 @@ mod tests {
         assert!(passes::<u8>(None, &[], |_| true));
         assert!(!passes::<u8>(Some(&[]), &[], |_| true));
         assert!(!passes(Some(&[1]), &[1], |n| *n == 1));
+    }
+
+    #[test]
+    fn relation_types() {
+        let event = |relation: &str| format!(r#"{{"content":{{{relation}}},"type":"m.x"}}"#);
+        let thread = event(r#""m.relates_to":{"event_id":"$a","rel_type":"m.thread"}"#);
+        let reply = event(r#""m.relates_to":{"m.in_reply_to":{"event_id":"$a"}}"#);
+        let plain = event("");
+        for (filter, expected) in [
+            ("{}", [true, true, true]),
+            (
+                r#"{"org.matrix.msc3874.rel_types":["m.thread"]}"#,
+                [true, false, false],
+            ),
+            (
+                r#"{"org.matrix.msc3874.rel_types":[]}"#,
+                [false, false, false],
+            ),
+            (
+                r#"{"org.matrix.msc3874.not_rel_types":["m.thread"]}"#,
+                [false, true, true],
+            ),
+            (
+                r#"{"org.matrix.msc3874.rel_types":["m.thread"],"org.matrix.msc3874.not_rel_types":["m.thread"]}"#,
+                [false, false, false],
+            ),
+        ] {
+            let types = RelationTypes::of(filter).unwrap();
+            let passed = [&thread, &reply, &plain].map(|event| types.pass(&EventFields::of(event)));
+            assert_eq!(passed, expected, "{filter}");
+        }
+        assert!(RelationTypes::of(r#"{"org.matrix.msc3874.rel_types":"m.thread"}"#).is_err());
     }
 }

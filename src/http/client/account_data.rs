@@ -29,6 +29,8 @@ pub fn routes() -> Routes {
         .on(set_global)
         .on(get_room)
         .on(set_room)
+        .on(remove_global)
+        .on(remove_room)
         .on(tags)
         .on(add_tag)
         .on(remove_tag)
@@ -98,6 +100,29 @@ async fn set_room(
     Ok(Reply(set_room_account_data::v3::Response::new()))
 }
 
+async fn remove_global(
+    State(accounts): State<Arc<Accounts>>,
+    Ruma { body, caller, .. }: Ruma<remove::global::Request>,
+) -> Answer<remove::global::Response> {
+    own(&caller, &body.user_id)?;
+    accounts
+        .remove_account_data(caller.account, None, &body.event_type)
+        .await?;
+    Ok(Reply(remove::global::Response {}))
+}
+
+async fn remove_room(
+    State(accounts): State<Arc<Accounts>>,
+    Ruma { body, caller, .. }: Ruma<remove::room::Request>,
+) -> Answer<remove::room::Response> {
+    own(&caller, &body.user_id)?;
+    let room = Some(body.room_id.as_str());
+    accounts
+        .remove_account_data(caller.account, room, &body.event_type)
+        .await?;
+    Ok(Reply(remove::room::Response {}))
+}
+
 /// As they were given: of a tag's info ruma would keep the order only.
 async fn tags(
     State(accounts): State<Arc<Accounts>>,
@@ -131,4 +156,72 @@ async fn remove_tag(
         .delete_tag(caller.account, body.room_id.as_str(), &body.tag)
         .await?;
     Ok(Reply(delete_tag::v3::Response::new()))
+}
+
+/// Removing account data (MSC3391, under its unstable names).
+mod remove {
+    pub mod global {
+        use ruma::{
+            OwnedUserId,
+            api::{auth_scheme::AccessToken, metadata, request, response},
+        };
+
+        metadata! {
+            method: DELETE,
+            rate_limited: true,
+            authentication: AccessToken,
+            history: {
+                unstable("org.matrix.msc3391") => "/_matrix/client/unstable/org.matrix.msc3391/user/{user_id}/account_data/{event_type}",
+            }
+        }
+
+        /// Removes what belongs to no room.
+        #[request]
+        pub struct Request {
+            /// Whose it is.
+            #[ruma_api(path)]
+            pub user_id: OwnedUserId,
+            /// Its type.
+            #[ruma_api(path)]
+            pub event_type: String,
+        }
+
+        /// It is not there any more.
+        #[response]
+        pub struct Response {}
+    }
+
+    pub mod room {
+        use ruma::{
+            OwnedRoomId, OwnedUserId,
+            api::{auth_scheme::AccessToken, metadata, request, response},
+        };
+
+        metadata! {
+            method: DELETE,
+            rate_limited: true,
+            authentication: AccessToken,
+            history: {
+                unstable("org.matrix.msc3391") => "/_matrix/client/unstable/org.matrix.msc3391/user/{user_id}/rooms/{room_id}/account_data/{event_type}",
+            }
+        }
+
+        /// Removes what belongs to a room.
+        #[request]
+        pub struct Request {
+            /// Whose it is.
+            #[ruma_api(path)]
+            pub user_id: OwnedUserId,
+            /// The room.
+            #[ruma_api(path)]
+            pub room_id: OwnedRoomId,
+            /// Its type.
+            #[ruma_api(path)]
+            pub event_type: String,
+        }
+
+        /// It is not there any more.
+        #[response]
+        pub struct Response {}
+    }
 }

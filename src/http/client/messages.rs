@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use bytes::Bytes;
+use http::Uri;
 use resuni_accounts::Session;
 use resuni_federation::Federation;
 use resuni_rooms::{
@@ -11,7 +12,7 @@ use resuni_rooms::{
     Viewer,
 };
 use resuni_store::{Direction, Position};
-use resuni_sync::filter;
+use resuni_sync::filter::{self, RelationTypes};
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, UInt,
     api::client::{
@@ -21,6 +22,7 @@ use ruma::{
         room::{get_event_by_timestamp, get_room_event},
     },
 };
+use serde::Deserialize;
 
 use super::rooms::{Reading, direction, form, limit, token, unknown_event, view};
 use crate::{
@@ -46,22 +48,49 @@ pub fn routes() -> Routes {
         .on(at_time)
 }
 
-/// The events of a page that the filter lets through.
-async fn page(
-    viewer: &mut Viewer,
-    filter: &RoomEventFilter,
-    query: PageQuery,
-) -> Result<Page, ApiError> {
-    Ok(viewer
-        .page(query, |event| filter::pdu(filter, &event.fields()))
-        .await?)
+/// Which events of a page are wanted.
+struct Wanted {
+    filter: RoomEventFilter,
+    relations: RelationTypes,
+}
+
+impl Wanted {
+    /// `uri` has the filter once more, as the client wrote it.
+    fn new(filter: RoomEventFilter, uri: &Uri) -> Result<Self, ApiError> {
+        #[derive(Deserialize)]
+        struct Written {
+            filter: Option<String>,
+        }
+        let Query(Written { filter: written }) =
+            Query::try_from_uri(uri).map_err(|error| ApiError::invalid_param(error.to_string()))?;
+        let relations = written.as_deref().map(RelationTypes::of).transpose();
+        Ok(Self {
+            filter,
+            relations: relations
+                .map_err(|error| ApiError::invalid_param(error.to_string()))?
+                .unwrap_or_default(),
+        })
+    }
+
+    /// The events of a page that the filter lets through.
+    async fn page(&self, viewer: &mut Viewer, query: PageQuery) -> Result<Page, ApiError> {
+        Ok(viewer
+            .page(query, |event| {
+                let fields = event.fields();
+                filter::pdu(&self.filter, &fields) && self.relations.pass(&fields)
+            })
+            .await?)
+    }
 }
 
 async fn messages(
     State(reading): State<Reading>,
     State(federation): State<Option<Arc<Federation>>>,
-    Ruma { body, caller, .. }: Ruma<get_message_events::v3::Request>,
+    Ruma {
+        body, caller, uri, ..
+    }: Ruma<get_message_events::v3::Request>,
 ) -> Result<RawJson, ApiError> {
+    let wanted = Wanted::new(body.filter, &uri)?;
     let view = view(&reading.rooms, &body.room_id).await?;
     // Members, former members, and everybody where the world may read; the rest hears nothing.
     view.readable_state(&caller.user_id).await?;
@@ -81,21 +110,32 @@ async fn messages(
     };
     let federation = federation.as_deref();
     let (mut viewer, page) =
-        whole_page(&reading, federation, &caller, view, &body.filter, query).await?;
+        whole_page(&reading, federation, &caller, view, &wanted, query).await?;
 
     let chunk = viewer
         .list(&page.events, &form(&reading.rooms, &caller))
         .await?;
     let mut out = format!(r#"{{"start":"{from}","chunk":{chunk}"#);
-    if let Some(end) = page.end {
+    if let Some(end) = end(&page, query) {
         out.push_str(&format!(r#","end":"{end}""#));
     }
-    if filter::lazy(&body.filter) {
+    if filter::lazy(&wanted.filter) {
         let state = senders(&mut viewer, &page.events, &reading.rooms, &caller).await?;
         out.push_str(&format!(r#","state":[{}]"#, state.join(",")));
     }
     out.push('}');
     Ok(RawJson(Bytes::from(out)))
+}
+
+/// Where the next page begins. A page with something in it has a successor even where the timeline ends: clients look
+/// for the end of history in a page that is empty, and forwards there may be more in a moment. The specification lets
+/// `end` go where nothing more is *known* to come, which a `to` that was reached says and an empty page.
+fn end(page: &Page, query: PageQuery) -> Option<TimelineToken> {
+    let after_last = page.events.last().map(|last| match query.dir {
+        Direction::Backward => last.before(),
+        Direction::Forward => last.token,
+    });
+    page.end.or(after_last.filter(|_| query.to.is_none()))
 }
 
 /// A page, with what is missing in it fetched from other servers as far as they have it.
@@ -104,12 +144,12 @@ async fn whole_page(
     federation: Option<&Federation>,
     caller: &Session,
     mut view: RoomView,
-    filter: &RoomEventFilter,
+    wanted: &Wanted,
     mut query: PageQuery,
 ) -> Result<(Viewer, Page), ApiError> {
     for _ in 0..FETCHES {
         let mut viewer = reading.viewer(&view, caller).await?;
-        let page = page(&mut viewer, filter, query).await?;
+        let page = wanted.page(&mut viewer, query).await?;
         let Some(gap) = page
             .gap
             .as_ref()
@@ -131,7 +171,7 @@ async fn whole_page(
         }
     }
     let mut viewer = reading.viewer(&view, caller).await?;
-    let page = page(&mut viewer, filter, query).await?;
+    let page = wanted.page(&mut viewer, query).await?;
     Ok((viewer, page))
 }
 

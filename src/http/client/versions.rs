@@ -27,6 +27,10 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc4155",
     // Events that are sent later.
     "org.matrix.msc4140",
+    // Removing account data.
+    "org.matrix.msc3391",
+    // Pages of history by the type of their relations.
+    "org.matrix.msc3874",
 ];
 
 /// The table of this section.
