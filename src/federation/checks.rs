@@ -115,16 +115,17 @@ impl Checker {
             let chunk: Vec<T> = items.by_ref().take(CHUNK).collect();
             let work = work.clone();
             let permit = Arc::clone(&self.threads).acquire_owned().await;
-            tasks.push(tokio::task::spawn_blocking(move || {
+            tasks.push(tokio::spawn(resuni_store::blocking(move || {
                 let _permit = permit;
                 chunk.into_iter().map(work).collect::<Vec<U>>()
-            }));
+            })));
         }
         let mut done = Vec::new();
         for task in tasks {
             match task.await {
-                Ok(chunk) => done.extend(chunk),
+                Ok(Ok(chunk)) => done.extend(chunk),
                 // A panic in the work is a bug of ours; it must not be taken for a result.
+                Ok(Err(panicked)) => std::panic::resume_unwind(panicked.0),
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             }
         }

@@ -22,7 +22,7 @@ use crate::{
     backoff::Backoff,
     discovery::Discovery,
     error::{FederationError, RemoteError},
-    net::{Answer, Dialer, HttpError, web::HttpClient},
+    net::{Answer, HttpError, Transport},
     xmatrix::{SignedParts, XMatrix},
 };
 
@@ -74,28 +74,27 @@ impl Terms {
 pub struct Client {
     origin: OwnedServerName,
     key: Arc<SigningKey>,
-    http: HttpClient<Discovery>,
+    transport: Arc<dyn Transport>,
     discovery: Arc<Discovery>,
     backoff: Arc<Backoff>,
     admission: Arc<Admission>,
 }
 
 impl Client {
-    /// A client that signs as `origin` with `key`.
+    /// A client that signs as `origin` with `key`, and lets `transport` carry what it signed.
     #[must_use]
     pub fn new(
         origin: OwnedServerName,
         key: Arc<SigningKey>,
-        dialer: Dialer,
+        transport: Arc<dyn Transport>,
         discovery: Arc<Discovery>,
         backoff: Arc<Backoff>,
         admission: Arc<Admission>,
     ) -> Self {
-        let http = HttpClient::new(dialer, Arc::clone(&discovery));
         Self {
             origin,
             key,
-            http,
+            transport,
             discovery,
             backoff,
             admission,
@@ -170,7 +169,7 @@ impl Client {
             .body(Full::new(Bytes::new()))
             .map_err(|e| FederationError::Internal(e.to_string()))?;
         let outcome = self
-            .http
+            .transport
             .exchange(request, terms.timeout, terms.max_answer)
             .await;
         self.judge(server, outcome)
@@ -217,7 +216,7 @@ impl Client {
         }
         let request = Request::from_parts(parts, Full::new(Bytes::from(body)));
         let outcome = self
-            .http
+            .transport
             .exchange(request, terms.timeout, terms.max_answer)
             .await;
         self.judge(server, outcome)

@@ -14,7 +14,7 @@ use crate::{
     discovery::Discovery,
     incoming::Authenticator,
     keys::{Keys, OldKey},
-    net::{Dialer, Dns, DnsError, Guard, WebClient, tls},
+    net::{Dialer, Dns, DnsError, Guard, Transport, WebClient, tls, web::HttpClient},
 };
 
 /// What the network half needs to know.
@@ -89,6 +89,33 @@ impl Network {
         store: Store,
         clock: SharedClock,
     ) -> Result<Self, NetworkError> {
+        let tls = tls::client_config(&config.extra_ca_files)?;
+        Ok(Self::over(config, dns, tls, None, store, clock))
+    }
+
+    /// As [`Network::open`], with another way to other servers than HTTP over TLS. Pages of the web are
+    /// out of reach.
+    ///
+    /// # Errors
+    /// When the TLS library refuses even an empty configuration.
+    pub fn with_transport(
+        config: NetworkConfig,
+        transport: Arc<dyn Transport>,
+        store: Store,
+        clock: SharedClock,
+    ) -> Result<Self, NetworkError> {
+        let (dns, tls) = (Dns::nobody()?, tls::trusting_nobody()?);
+        Ok(Self::over(config, dns, tls, Some(transport), store, clock))
+    }
+
+    fn over(
+        config: NetworkConfig,
+        dns: Dns,
+        tls: Arc<rustls::ClientConfig>,
+        transport: Option<Arc<dyn Transport>>,
+        store: Store,
+        clock: SharedClock,
+    ) -> Self {
         let NetworkConfig {
             server_name,
             key,
@@ -96,16 +123,17 @@ impl Network {
             notaries,
             ..
         } = config;
-        let tls = tls::client_config(&config.extra_ca_files)?;
         let dialer = Dialer::new(Guard::new(config.deny_ip_ranges), tls);
         let web = || WebClient::new(dialer.clone(), dns.clone());
         let discovery = Discovery::new(config.destinations, dns.clone(), web(), Arc::clone(&clock));
         let backoff = Arc::new(Backoff::new(Arc::clone(&clock)));
         let admission = Arc::new(Admission::new(server_name.clone(), config.mode));
+        let transport = transport
+            .unwrap_or_else(|| Arc::new(HttpClient::new(dialer.clone(), Arc::clone(&discovery))));
         let client = Arc::new(Client::new(
             server_name.clone(),
             Arc::clone(&key),
-            dialer.clone(),
+            transport,
             Arc::clone(&discovery),
             Arc::clone(&backoff),
             Arc::clone(&admission),
@@ -126,7 +154,7 @@ impl Network {
             Arc::clone(&backoff),
             clock,
         );
-        Ok(Self {
+        Self {
             admission,
             backoff,
             discovery,
@@ -134,7 +162,7 @@ impl Network {
             keys,
             authenticator,
             web: web(),
-        })
+        }
     }
 }
 

@@ -108,7 +108,7 @@ async fn run_blocking<T: Send + 'static>(
 ) -> Result<T, RoomError> {
     let permit = work.rooms.resolving.clone().acquire_owned().await;
     let handle = Handle::current();
-    let done = tokio::task::spawn_blocking(move || {
+    let done = resuni_store::blocking(move || {
         let _permit = permit;
         run(handle)
     });

@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::{
     Batch, CommitError, Position, StoreError,
@@ -46,6 +46,8 @@ pub(crate) struct Committer {
     applied: AtomicU64,
     sync: Mutex<SyncState>,
     wake: Condvar,
+    /// The same for a task in place of the thread.
+    wake_task: Notify,
     /// Why nothing is written any more, for those who wait for something to happen.
     ended: watch::Sender<Option<StoreError>>,
 }
@@ -98,6 +100,7 @@ impl Committer {
                 stop: false,
             }),
             wake: Condvar::new(),
+            wake_task: Notify::new(),
             ended: watch::Sender::new(None),
         }
     }
@@ -287,7 +290,7 @@ impl Committer {
         }
         drop(sync);
         if !known {
-            self.wake.notify_one();
+            self.wake_syncer();
         }
     }
 
@@ -306,8 +309,40 @@ impl Committer {
             sync.wanted = sync.wanted.max(write);
             waiting
         };
-        self.wake.notify_one();
+        self.wake_syncer();
         waiting.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    fn wake_syncer(&self) {
+        self.wake.notify_one();
+        self.wake_task.notify_one();
+    }
+
+    /// What the sync thread does, as a task: for a simulated disk, where all takes simulated time.
+    pub async fn sync_task(self: Arc<Self>) {
+        loop {
+            let (soon, any, stop) = {
+                let sync = self.sync.lock();
+                let any = self.applied.load(Ordering::Acquire) > sync.synced;
+                (sync.wanted > sync.synced || sync.stop, any, sync.stop)
+            };
+            match (any, stop) {
+                (false, true) => return,
+                (false, false) => self.wake_task.notified().await,
+                (true, _) => {
+                    let latency = self.engine.simulated_latency().unwrap_or_default();
+                    if !soon {
+                        // Somebody may come to want it sooner.
+                        let _ = tokio::time::timeout(LAZY_SYNC, self.wake_task.notified()).await;
+                    }
+                    let target = self.applied.load(Ordering::Acquire);
+                    tokio::time::sleep(latency).await;
+                    if !self.synced(target, self.engine.sync()) {
+                        return;
+                    }
+                }
+            }
+        }
     }
 
     /// The sync thread: while one sync is under way, the next group gathers.
@@ -409,7 +444,7 @@ impl Committer {
             first
         });
         self.sync.lock().stop = true;
-        self.wake.notify_one();
+        self.wake_syncer();
     }
 }
 

@@ -6,6 +6,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod batch;
+mod blocking;
 mod clock;
 mod committer;
 mod engine;
@@ -22,8 +23,9 @@ mod table;
 pub mod value;
 
 pub use batch::Batch;
+pub use blocking::blocking;
 pub use clock::{Clock, SharedClock, SystemClock};
-pub use engine::{EngineConfig, RocksConfig};
+pub use engine::{EngineConfig, RocksConfig, SimulatedDisk};
 pub use error::{CommitError, Corrupt, OpenError, StoreError};
 pub use follower::Follower;
 pub use key::Key;

@@ -6,7 +6,8 @@ use parking_lot::Mutex;
 
 use crate::{
     Batch, CommitError, EngineConfig, Follower, Log, Migration, Numbers, OpenError, Reservation,
-    Snapshot, StoreError, committer::Committer, engine::Engine, positions::WriteNumber, schema,
+    Snapshot, StoreError, blocking, committer::Committer, engine::Engine, positions::WriteNumber,
+    schema,
 };
 
 /// Up to so many bytes a batch is applied on the caller's thread: it takes less time than a
@@ -44,7 +45,29 @@ struct Inner {
     log: Log,
     numbers: Numbers,
     lineage: std::sync::OnceLock<[u8; 16]>,
-    sync_thread: Mutex<Option<JoinHandle<()>>>,
+    syncer: Mutex<Option<Syncer>>,
+}
+
+/// What syncs the engine.
+enum Syncer {
+    Thread(JoinHandle<()>),
+    /// Where the disk is simulated.
+    Task(tokio::task::JoinHandle<()>),
+}
+
+impl Syncer {
+    fn start(committer: &Arc<Committer>) -> Result<Self, StoreError> {
+        let syncer = Arc::clone(committer);
+        if committer.engine.simulated_latency().is_some() {
+            return Ok(Self::Task(tokio::spawn(syncer.sync_task())));
+        }
+        let thread = std::thread::Builder::new()
+            .name("store-sync".into())
+            .spawn(move || syncer.sync_loop());
+        let failed =
+            |error| StoreError::Engine(format!("the sync thread can't be started: {error}").into());
+        Ok(Self::Thread(thread.map_err(failed)?))
+    }
 }
 
 impl Store {
@@ -57,20 +80,14 @@ impl Store {
         let engine = Engine::open(engine)?;
         let examined = schema::examine(&engine, migrations).await?;
         let committer = Arc::new(Committer::new(engine, examined.next));
-        let syncer = Arc::clone(&committer);
-        let thread = std::thread::Builder::new()
-            .name("store-sync".into())
-            .spawn(move || syncer.sync_loop())
-            .map_err(|error| {
-                StoreError::Engine(format!("the sync thread can't be started: {error}").into())
-            })?;
+        let syncer = Syncer::start(&committer)?;
         let store = Self {
             inner: Arc::new(Inner {
                 log: Log::new(Arc::clone(&committer)),
                 numbers: Numbers::new(Arc::clone(&committer)),
                 committer,
                 lineage: std::sync::OnceLock::new(),
-                sync_thread: Mutex::new(Some(thread)),
+                syncer: Mutex::new(Some(syncer)),
             }),
         };
         let meta = schema::migrate(&store, examined.meta, migrations).await?;
@@ -120,7 +137,7 @@ impl Store {
             committer.apply(batch)?
         } else {
             let committer = Arc::clone(&committer);
-            let applied = tokio::task::spawn_blocking(move || committer.apply(batch)).await;
+            let applied = blocking(move || committer.apply(batch)).await;
             applied.map_err(|error| StoreError::Engine(error.to_string().into()))??
         };
         Ok(Applied { write, committer })
@@ -166,10 +183,14 @@ impl Store {
     /// Takes no more writes and returns when everything applied is on disk. Reads go on.
     pub async fn close(&self) {
         self.inner.numbers.close();
-        let thread = self.inner.sync_thread.lock().take();
-        if let Some(thread) = thread {
-            // A panic of the thread has been reported; there is nothing left to wait for.
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        let syncer = self.inner.syncer.lock().take();
+        // A panic of it has been reported; there is nothing left to wait for.
+        match syncer {
+            Some(Syncer::Thread(thread)) => {
+                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            }
+            Some(Syncer::Task(task)) => drop(task.await),
+            None => {}
         }
     }
 }
@@ -177,7 +198,7 @@ impl Store {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.numbers.close();
-        if let Some(thread) = self.sync_thread.lock().take() {
+        if let Some(Syncer::Thread(thread)) = self.syncer.lock().take() {
             let _ = thread.join();
         }
     }

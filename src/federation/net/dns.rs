@@ -52,6 +52,14 @@ impl Dns {
         Self::with_config(ResolverConfig::from_name_servers(name_servers))
     }
 
+    /// A resolver that asks nobody: it knows this machine only.
+    ///
+    /// # Errors
+    /// When the resolver cannot be built.
+    pub fn nobody() -> Result<Self, DnsError> {
+        Self::with_config(ResolverConfig::from_name_servers(Vec::new()))
+    }
+
     /// A resolver that asks the given name servers.
     ///
     /// # Errors

@@ -10,4 +10,4 @@ pub mod web;
 pub use dial::{DialError, Dialer};
 pub use dns::{Dns, DnsError};
 pub use guard::Guard;
-pub use web::{Answer, HttpError, WebClient};
+pub use web::{Answer, HttpError, Transport, WebClient};

@@ -63,6 +63,18 @@ pub fn client_config(extra_ca_files: &[PathBuf]) -> Result<Arc<ClientConfig>, Tl
     if roots.is_empty() {
         tracing::warn!("no certificate authority is trusted: no other server can be reached");
     }
+    trusting(roots)
+}
+
+/// A client configuration that no certificate passes.
+///
+/// # Errors
+/// When the TLS library refuses it.
+pub fn trusting_nobody() -> Result<Arc<ClientConfig>, TlsSetupError> {
+    trusting(RootCertStore::empty())
+}
+
+fn trusting(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsSetupError> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -74,6 +75,33 @@ pub trait Locate: Send + Sync + 'static {
         &self,
         uri: &Uri,
     ) -> impl Future<Output = Result<(String, Vec<SocketAddr>), DialError>> + Send;
+}
+
+/// What carries a request to the server in its address, and the answer back: HTTP over TLS, or the
+/// network of a simulation.
+pub trait Transport: Send + Sync + 'static {
+    /// One exchange, without following redirects. `timeout` is from the start to the last byte,
+    /// `max_body` bounds the bytes of the answer's body.
+    ///
+    /// # Errors
+    /// [`HttpError`]; an answer of any status is none.
+    fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        timeout: Duration,
+        max_body: usize,
+    ) -> BoxFuture<'_, Result<Answer, HttpError>>;
+}
+
+impl<L: Locate> Transport for HttpClient<L> {
+    fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        timeout: Duration,
+        max_body: usize,
+    ) -> BoxFuture<'_, Result<Answer, HttpError>> {
+        Box::pin(self.exchange(request, timeout, max_body))
+    }
 }
 
 /// A pooled HTTP client over guarded TLS connections.

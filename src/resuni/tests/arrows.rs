@@ -114,7 +114,7 @@ fn below(allowed: &Arrows, name: &str) -> BTreeSet<String> {
 }
 
 fn is_development(package: &str) -> bool {
-    matches!(package, "testkit" | "bench")
+    matches!(package, "testkit" | "bench" | "sim")
 }
 
 #[test]

@@ -5,16 +5,19 @@ use std::{
     collections::{BTreeMap, VecDeque},
     ops::Bound,
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::RwLock;
 
-use super::{Visitor, Write};
+use super::{SimulatedDisk, Visitor, Write, disk::Mounted};
 use crate::{Direction, StoreError, table::RowRange};
 
 #[derive(Default)]
 pub(crate) struct Memory {
     rows: Arc<RwLock<Rows>>,
+    /// Where the writes go besides.
+    disk: Option<Mounted>,
     #[cfg(test)]
     pub broken: std::sync::atomic::AtomicBool,
 }
@@ -90,7 +93,35 @@ fn seen(versions: &[Version], at: u64) -> Option<&Arc<[u8]>> {
 }
 
 impl Memory {
+    /// With what is on a disk.
+    pub fn on(disk: &SimulatedDisk) -> Self {
+        let (disk, image) = disk.mount();
+        let version = |value| Version {
+            since: 0,
+            value: Some(value),
+        };
+        let rows = Rows {
+            versions: image
+                .into_iter()
+                .map(|(key, value)| (key, vec![version(value)]))
+                .collect(),
+            ..Rows::default()
+        };
+        Self {
+            rows: Arc::new(RwLock::new(rows)),
+            disk: Some(disk),
+            ..Self::default()
+        }
+    }
+
+    pub fn simulated_latency(&self) -> Option<Duration> {
+        self.disk.as_ref().map(Mounted::latency)
+    }
+
     pub fn write(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+        if let Some(disk) = &self.disk {
+            disk.write(&writes)?;
+        }
         let mut rows = self.rows.write();
         rows.last += 1;
         for write in writes {
@@ -103,20 +134,12 @@ impl Memory {
         Ok(())
     }
 
-    #[cfg_attr(
-        not(test),
-        expect(
-            clippy::unused_self,
-            clippy::unnecessary_wraps,
-            reason = "as the other engines"
-        )
-    )]
     pub fn sync(&self) -> Result<(), StoreError> {
         #[cfg(test)]
         if self.broken.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(StoreError::Engine("the disk is gone".into()));
         }
-        Ok(())
+        self.disk.as_ref().map_or(Ok(()), Mounted::sync)
     }
 
     pub fn get(&self, key: &[u8]) -> Option<Arc<[u8]>> {

@@ -4,6 +4,7 @@
 //! offers only what a distributed ordered key-value store could offer too: no range delete, and no
 //! column family leaves this folder.
 
+mod disk;
 mod memory;
 mod rocks;
 
@@ -11,11 +12,15 @@ use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use crate::{Direction, OpenError, StoreError, table::RowRange};
 
+pub use disk::SimulatedDisk;
+
 /// Which engine serves the store.
 #[derive(Clone, Debug)]
 pub enum EngineConfig {
     /// In memory, for tests; gone when the store is dropped.
     Memory,
+    /// In memory, for simulations: what was synced is there again when the disk is opened anew.
+    Simulated(SimulatedDisk),
     /// RocksDB, embedded.
     Rocks(RocksConfig),
 }
@@ -67,6 +72,7 @@ impl Engine {
     pub fn open(config: EngineConfig) -> Result<Self, OpenError> {
         match config {
             EngineConfig::Memory => Ok(Self::Memory(memory::Memory::default())),
+            EngineConfig::Simulated(disk) => Ok(Self::Memory(memory::Memory::on(&disk))),
             EngineConfig::Rocks(config) => rocks::Rocks::open(&config).map(Self::Rocks),
         }
     }
@@ -94,6 +100,14 @@ impl Engine {
         match self {
             Self::Memory(engine) => engine.sync(),
             Self::Rocks(engine) => engine.sync(),
+        }
+    }
+
+    /// How long a sync takes, of a disk that is simulated.
+    pub fn simulated_latency(&self) -> Option<std::time::Duration> {
+        match self {
+            Self::Memory(engine) => engine.simulated_latency(),
+            Self::Rocks(_) => None,
         }
     }
 

@@ -1,0 +1,191 @@
+//! What must be so once everybody can reach everybody again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use resuni_rooms::{RoomView, doctor};
+use ruma::{EventId, OwnedEventId, RoomId};
+
+use crate::machine::{Machine, Server};
+
+/// How many forward extremities a room may be left with.
+const MAX_EXTREMITIES: usize = 10;
+/// How long members may be missing from a room that was joined (simulated).
+const WHOLE_WITHIN: Duration = Duration::from_secs(600);
+
+/// An event that a server said it has.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    /// Which machine said so.
+    pub machine: usize,
+    /// In which room.
+    pub room: String,
+    /// The event.
+    pub event: String,
+    /// When, since the beginning.
+    pub at: Duration,
+}
+
+/// Since when machines are in rooms without having left.
+pub type Since = BTreeMap<(usize, String), Duration>;
+
+/// A room as one server has it.
+struct Side {
+    machine: usize,
+    name: String,
+    view: RoomView,
+    state: BTreeMap<(String, String), OwnedEventId>,
+    digest: Option<[u8; 32]>,
+    extremities: BTreeSet<OwnedEventId>,
+}
+
+/// All that is wrong; nothing when all is well.
+///
+/// # Errors
+/// When a server can't even be asked.
+pub async fn check(
+    machines: &[Machine],
+    rooms: &[String],
+    promises: &[Promise],
+    since: &Since,
+) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    for machine in machines {
+        let server = machine.server.as_ref().context("a machine is off")?;
+        let found = doctor::check(&server.store, &machine.name).await?;
+        wrong.extend(
+            found
+                .into_iter()
+                .map(|what| format!("{}: doctor: {what}", machine.name)),
+        );
+        let stats = server.federation.stats();
+        if stats.staged + stats.queued + stats.destinations_waiting > 0 {
+            wrong.push(format!("{} is still busy: {stats:?}", machine.name));
+        }
+    }
+    for room in rooms {
+        let id = <&RoomId>::try_from(room.as_str())?;
+        let mut sides = Vec::new();
+        for (index, machine) in machines.iter().enumerate() {
+            let server = machine.server.as_ref().context("a machine is off")?;
+            if let Some(side) = side(index, machine, server, id, &mut wrong).await? {
+                sides.push(side);
+            }
+        }
+        compare(room, &sides, &mut wrong);
+        for promise in promises.iter().filter(|promise| promise.room == *room) {
+            kept(machines, &sides, promise, since, &mut wrong).await?;
+        }
+    }
+    Ok(wrong)
+}
+
+async fn side(
+    index: usize,
+    machine: &Machine,
+    server: &Server,
+    room: &RoomId,
+    wrong: &mut Vec<String>,
+) -> Result<Option<Side>> {
+    let Some(view) = server.rooms.participating(room).await? else {
+        return Ok(None);
+    };
+    if view.local_members(1).await?.is_empty() {
+        return Ok(None);
+    }
+    let whole = tokio::time::timeout(WHOLE_WITHIN, server.rooms.whole(room)).await;
+    let Ok(whole) = whole else {
+        wrong.push(format!(
+            "{}: members of {room} are still missing",
+            machine.name
+        ));
+        return Ok(None);
+    };
+    let state = whole?.state_all().await?;
+    let entry = |pdu: &resuni_dag::Pdu| {
+        let key = pdu.state_key().unwrap_or_default().to_owned();
+        ((pdu.kind().to_owned(), key), pdu.event_id().to_owned())
+    };
+    let view = server.rooms.view_known(room).await?;
+    Ok(Some(Side {
+        machine: index,
+        name: machine.name.to_string(),
+        state: state.iter().map(entry).collect(),
+        digest: view.state_digest().await?,
+        extremities: view.extremities().await?.into_iter().collect(),
+        view,
+    }))
+}
+
+fn compare(room: &str, sides: &[Side], wrong: &mut Vec<String>) {
+    let Some((first, others)) = sides.split_first() else {
+        return;
+    };
+    for side in sides {
+        if side.extremities.len() > MAX_EXTREMITIES {
+            let count = side.extremities.len();
+            wrong.push(format!("{}: {room} has {count} ends", side.name));
+        }
+    }
+    for other in others {
+        let pair = format!("{} and {}", first.name, other.name);
+        if other.extremities != first.extremities {
+            wrong.push(format!(
+                "{pair}: {room} has ends {:?} and {:?}",
+                first.extremities, other.extremities
+            ));
+        }
+        let keys: BTreeSet<_> = first.state.keys().chain(other.state.keys()).collect();
+        for key in keys {
+            let (here, there) = (first.state.get(key), other.state.get(key));
+            if here != there {
+                wrong.push(format!(
+                    "{pair}: {room} has at {key:?} {here:?} and {there:?}"
+                ));
+            }
+        }
+        if other.state == first.state && other.digest != first.digest {
+            wrong.push(format!(
+                "{pair}: the digests of equal states of {room} differ"
+            ));
+        }
+    }
+}
+
+async fn kept(
+    machines: &[Machine],
+    sides: &[Side],
+    promise: &Promise,
+    since: &Since,
+    wrong: &mut Vec<String>,
+) -> Result<()> {
+    let event = <&EventId>::try_from(promise.event.as_str())?;
+    let maker = &machines[promise.machine];
+    let server = maker.server.as_ref().context("a machine is off")?;
+    let room = <&RoomId>::try_from(promise.room.as_str())?;
+    let view = server.rooms.view_known(room).await?;
+    if !has(&view, event).await? {
+        wrong.push(format!("{} lost its own {promise:?}", maker.name));
+        return Ok(());
+    }
+    // Who was put out of the room meanwhile may have spoken to nobody.
+    if sides.iter().all(|side| side.machine != promise.machine) {
+        return Ok(());
+    }
+    for side in sides {
+        let joined = since.get(&(side.machine, promise.room.clone()));
+        let was_in = joined.is_some_and(|since| *since < promise.at);
+        if was_in && !has(&side.view, event).await? {
+            wrong.push(format!("{} does not have {promise:?}", side.name));
+        }
+    }
+    Ok(())
+}
+
+async fn has(view: &RoomView, event: &EventId) -> Result<bool> {
+    let row = view.event_row(event).await?;
+    Ok(row.is_some_and(|(_, row)| row.place.has_state()))
+}
