@@ -130,6 +130,7 @@ pub fn lazy(filter: &RoomEventFilter) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
