@@ -110,7 +110,8 @@ impl Memory {
         Self {
             rows: Arc::new(RwLock::new(rows)),
             disk: Some(disk),
-            ..Self::default()
+            #[cfg(test)]
+            broken: std::sync::atomic::AtomicBool::new(false),
         }
     }
 
