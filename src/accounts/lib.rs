@@ -23,6 +23,7 @@ mod lane;
 mod last_seen;
 pub mod limits;
 mod login_tokens;
+mod moderation;
 mod names;
 mod passwords;
 mod profiles;
@@ -37,6 +38,7 @@ mod tables;
 mod tags;
 #[cfg(test)]
 mod testing;
+mod turn;
 pub mod uia;
 mod upgraded_rooms;
 mod users;
@@ -57,6 +59,7 @@ pub use error::{AccountError, AuthError};
 pub use filters::MAX_FILTER_BYTES;
 pub use invites::InviteVerdict;
 pub use login_tokens::OpenIdToken;
+pub use moderation::Restriction;
 pub use passwords::PasswordCost;
 pub use profiles::{MAX_KEY_BYTES, MAX_PROFILE_BYTES};
 pub use push_rules::{PushRuleChange, PushRules, default_push_rules};
@@ -69,6 +72,7 @@ pub use tables::{
     ACCOUNT, ACCOUNT_DATA, Account, AccountDataChanged, AccountKind, AccountNum, AccountsChange,
     DEVICES, DeviceChange, DevicesChanged, PROFILE, PUSHERS_CHANGED, ProfileChanged, TABLES,
 };
+pub use turn::{Turn, TurnAccess, TurnCredentials};
 pub use users::AccountSummary;
 
 use crate::{

@@ -27,6 +27,7 @@ impl Config {
         self.check_registration(&mut problems);
         self.check_rates(&mut problems);
         self.check_consortium(&mut problems);
+        self.check_calls(&mut problems);
         self.check_files(&mut problems);
         problems
     }
@@ -153,6 +154,38 @@ impl Config {
         }
     }
 
+    fn check_calls(&self, problems: &mut Vec<Problem>) {
+        let turn = &self.turn;
+        for uri in &turn.uris {
+            if !uri.starts_with("turn:") && !uri.starts_with("turns:") {
+                problems.push(Problem::new(
+                    "turn.uris",
+                    format!("`{uri}` is not the address of a TURN server."),
+                    "It starts with turn: or turns:, like \"turn:turn.example.org\".",
+                ));
+            }
+        }
+        let fixed = (turn.username.is_some(), turn.password.is_some());
+        let known = turn.shared_secret.is_some() || fixed == (true, true);
+        let both = turn.shared_secret.is_some() && fixed != (false, false);
+        if !turn.uris.is_empty() && (!known || both) {
+            problems.push(Problem::new(
+                "turn.uris",
+                "how the TURN server knows its users is not told, or told twice.",
+                "Set turn.shared_secret, or else turn.username and turn.password.",
+            ));
+        }
+        for url in &self.calls.livekit_service_urls {
+            if !url.starts_with("https://") && !url.starts_with("http://") {
+                problems.push(Problem::new(
+                    "calls.livekit_service_urls",
+                    format!("`{url}` is not a web address."),
+                    "It starts with https://, like \"https://rtc.example.org\".",
+                ));
+            }
+        }
+    }
+
     fn check_files(&self, problems: &mut Vec<Problem>) {
         let mut files: Vec<(String, &Path)> = Vec::new();
         for (i, listener) in self.listeners.iter().enumerate() {
@@ -245,6 +278,8 @@ mod tests {
         config.rate_limits.login.burst = 0;
         config.federation.mode = FederationMode::Consortium;
         config.federation.extra_ca_files = vec!["/nowhere/ca.crt".into()];
+        config.turn.uris = vec!["turn:turn.example.org".to_owned()];
+        config.calls.livekit_service_urls = vec!["rtc.example.org".to_owned()];
         assert_eq!(
             keys_of(&config),
             [
@@ -254,6 +289,8 @@ mod tests {
                 "registration.shared_secret",
                 "rate_limits.login",
                 "federation.mode",
+                "turn.uris",
+                "calls.livekit_service_urls",
                 "federation.extra_ca_files",
             ]
         );

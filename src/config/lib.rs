@@ -11,6 +11,7 @@
     expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")
 )]
 
+mod calls;
 mod check;
 mod describe;
 mod environment;
@@ -19,6 +20,7 @@ mod load;
 mod settings;
 mod values;
 
+pub use calls::{Calls, Turn};
 pub use describe::{example, keys};
 pub use error::{ConfigError, Problem};
 pub use load::{Loaded, Origin, load};

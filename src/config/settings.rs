@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use ruma::{OwnedServerName, OwnedUserId, RoomVersionId, ServerName, server_name};
 
+use crate::calls::{Calls, Turn};
 use crate::describe::settings;
 use crate::values::{FederationMode, HashingCost, LogFormat, Rate, Secret};
 
@@ -62,6 +63,12 @@ settings! {
 
         /// Who is there.
         table presence: Presence = Presence::default();
+
+        /// TURN servers: through them calls reach people behind firewalls.
+        table turn: Turn = Turn::default();
+
+        /// Group calls.
+        table calls: Calls = Calls::default();
 
         /// Bridges and bots.
         table appservices: Appservices = Appservices::default();

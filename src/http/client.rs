@@ -2,6 +2,7 @@
 
 mod account;
 mod account_data;
+mod admin;
 mod appservice;
 mod backup;
 mod delayed;
@@ -13,7 +14,9 @@ mod keys;
 mod media;
 mod membership;
 mod messages;
+mod mutual_rooms;
 mod notifications;
+mod old_sync;
 mod presence;
 mod profile;
 mod push_rules;
@@ -34,9 +37,11 @@ mod sync;
 mod to_device;
 mod uia;
 mod versions;
+mod voip;
 
 pub use files::{Asked, Files, disposition};
 pub use media::wanted;
+pub use voip::rtc_transports;
 
 use crate::routes::Routes;
 
@@ -45,6 +50,7 @@ pub fn routes() -> Routes {
     [
         account::routes,
         account_data::routes,
+        admin::routes,
         appservice::routes,
         backup::routes,
         delayed::routes,
@@ -55,7 +61,9 @@ pub fn routes() -> Routes {
         media::routes,
         membership::routes,
         messages::routes,
+        mutual_rooms::routes,
         notifications::routes,
+        old_sync::routes,
         presence::routes,
         profile::routes,
         push_rules::routes,
@@ -72,6 +80,7 @@ pub fn routes() -> Routes {
         sync::routes,
         to_device::routes,
         versions::routes,
+        voip::routes,
     ]
     .into_iter()
     .fold(Routes::new(), |all, section| all.merge(section()))

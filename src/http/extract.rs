@@ -1,7 +1,7 @@
 //! From an HTTP request to a typed one: who asks ([`Authenticate`]), how much they may send
 //! ([`Policy`]), and what they say ([`Ruma`]); and back from a typed answer ([`Reply`]).
 
-use std::time::Duration;
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use axum::{
     RequestPartsExt,
@@ -42,6 +42,8 @@ pub struct Policy {
     pub class: Class,
     /// A query parameter and its value where the client says nothing, although the spec wants it.
     pub default: Option<(&'static str, &'static str)>,
+    /// A member that the body must have: ruma's type takes it for granted.
+    pub required: Option<&'static str>,
 }
 
 impl Policy {
@@ -53,6 +55,7 @@ impl Policy {
         suspended: true,
         class: Class::Other,
         default: None,
+        required: None,
     };
     /// The same, open to guests.
     pub const GUEST: Policy = Policy {
@@ -139,7 +142,11 @@ where
             R::Authentication::allow(&caller, policy)?;
             let who = R::Authentication::who(&caller, from);
             state.limits.take(policy.class, R::RATE_LIMITED, who)?;
-            (caller, read_body(&parts, body, policy.body_bytes).await?)
+            let raw = read_body(&parts, body, policy.body_bytes).await?;
+            if parts.method != Method::GET {
+                check_object(&raw, policy.required)?;
+            }
+            (caller, raw)
         };
         let body = parse(&mut parts, &raw, policy).await?;
         Ok(Ruma {
@@ -204,6 +211,22 @@ async fn parse<R: IncomingRequest>(
     *request.uri_mut() = policy.default_query(&parts.uri)?;
     *request.headers_mut() = std::mem::take(&mut parts.headers);
     R::try_from_http_request(request, &arguments).map_err(|error| ApiError::unreadable(error, raw))
+}
+
+/// Whether the body of a client is a JSON object, or empty, which stands for one without members. ruma does not look at
+/// bodies of which it needs nothing, nor at what follows an object.
+fn check_object(raw: &[u8], required: Option<&'static str>) -> Result<(), ApiError> {
+    use serde::de::IgnoredAny;
+    let members: BTreeMap<Cow<'_, str>, IgnoredAny> = if raw.is_empty() {
+        BTreeMap::new()
+    } else {
+        serde_json::from_slice(raw)
+            .map_err(|error: serde_json::Error| ApiError::unreadable(error.into(), raw))?
+    };
+    match required.filter(|name| !members.contains_key(*name)) {
+        Some(name) => Err(ApiError::missing_param(format!("missing field `{name}`"))),
+        None => Ok(()),
+    }
 }
 
 /// The body as an object, for what ruma's types would not keep.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 use ipnet::IpNet;
-use resuni_accounts::Accounts;
+use resuni_accounts::{Accounts, Turn};
 use resuni_delivery::{DelayedEvents, Push, ServiceClient};
 use resuni_federation::Federation;
 use resuni_media::Media;
@@ -28,6 +28,10 @@ pub struct Settings {
     pub support: Support,
     /// Who may register.
     pub registration: Registration,
+    /// Servers for calls between people who can't reach each other.
+    pub turn: Option<Turn>,
+    /// Services that give out tokens for group calls over LiveKit.
+    pub livekit_services: Vec<String>,
     /// The version of new rooms.
     pub default_room_version: RoomVersionId,
     /// Proxies whose `X-Forwarded-For` is believed.

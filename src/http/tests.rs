@@ -6,7 +6,9 @@ mod federation;
 mod keys;
 mod media;
 mod notify;
+mod operators;
 mod rooms;
+mod sweep;
 mod talk;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -14,7 +16,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{Router, body::Body};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
+use resuni_accounts::{AccountNum, Accounts, AccountsConfig, AppServices, PasswordCost};
 use resuni_dag::SigningKey;
 use resuni_delivery::{DelayedEvents, Push, ServiceClient};
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
@@ -161,6 +163,8 @@ impl Server {
                 require_token: false,
                 guests: true,
             },
+            turn: None,
+            livekit_services: Vec::new(),
             default_room_version: RoomVersionId::V12,
             trusted_proxies: Vec::new(),
         };
@@ -220,6 +224,11 @@ impl Server {
 
     async fn post(&self, path: &str, token: &str, body: Value) -> Got {
         self.ask(Method::POST, path, Some(token), body).await
+    }
+
+    /// The account of somebody.
+    async fn account(&self, name: &str) -> AccountNum {
+        self.state.accounts.find(name).await.unwrap().unwrap()
     }
 
     /// Registers somebody and answers their access token.

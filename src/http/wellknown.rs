@@ -6,15 +6,18 @@ use std::sync::Arc;
 use axum::extract::State;
 use ruma::api::{
     client::discovery::{
-        discover_homeserver::{self, HomeserverInfo},
+        discover_homeserver,
         discover_support::{self, Contact, ContactRole},
     },
     federation::discovery::discover_homeserver as discover_server,
 };
 
+use serde_json::json;
+
 use crate::{
+    client::rtc_transports,
     error::ApiError,
-    extract::{Answer, Reply, Ruma},
+    extract::{Answer, RawJson, Reply, Ruma},
     routes::Routes,
     state::Settings,
 };
@@ -31,11 +34,14 @@ fn untold() -> ApiError {
 async fn client(
     State(settings): State<Arc<Settings>>,
     _: Ruma<discover_homeserver::Request>,
-) -> Answer<discover_homeserver::Response> {
-    let url = settings.public_baseurl.clone().ok_or_else(untold)?;
-    Ok(Reply(discover_homeserver::Response::new(
-        HomeserverInfo::new(url),
-    )))
+) -> Result<RawJson, ApiError> {
+    let url = settings.public_baseurl.as_ref().ok_or_else(untold)?;
+    let mut answer = json!({ "m.homeserver": { "base_url": url } });
+    if !settings.livekit_services.is_empty() {
+        // MSC4143, for clients from before its endpoint.
+        answer["org.matrix.msc4143.rtc_foci"] = rtc_transports(&settings);
+    }
+    Ok(RawJson::of(&answer))
 }
 
 async fn server(

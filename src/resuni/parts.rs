@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::routing::get;
-use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost};
+use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost, Turn, TurnAccess};
 use resuni_config::{Config, HashingCost, RateLimits};
 use resuni_dag::SigningKey;
 use resuni_delivery::{DelayedEvents, Push, ServiceClient, Services, Upgrades};
@@ -269,9 +269,29 @@ fn http_settings(config: &Config) -> Settings {
             require_token: config.registration.require_token,
             guests: config.registration.guests,
         },
+        turn: turn(&config.turn),
+        livekit_services: config.calls.livekit_service_urls.clone(),
         default_room_version: config.rooms.default_version.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
     }
+}
+
+/// The settings are checked: with addresses comes a way to know who may use them.
+fn turn(config: &resuni_config::Turn) -> Option<Turn> {
+    let secret = config.shared_secret.as_ref();
+    let access = match (secret, &config.username, &config.password) {
+        (Some(secret), ..) => TurnAccess::SharedSecret(secret.expose().to_owned()),
+        (None, Some(username), Some(password)) => TurnAccess::Fixed {
+            username: username.clone(),
+            password: password.expose().to_owned(),
+        },
+        _ => return None,
+    };
+    (!config.uris.is_empty()).then(|| Turn {
+        uris: config.uris.clone(),
+        access,
+        lifetime: Duration::from_secs(config.lifetime),
+    })
 }
 
 fn rates(limits: &RateLimits) -> Option<Rates> {

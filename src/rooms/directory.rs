@@ -4,6 +4,7 @@
 //! with most members first. It is kept for a few seconds, so that turning pages costs a page and not
 //! the directory; names are read for the rooms of a page only.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -20,8 +21,11 @@ use crate::view::RoomView;
 /// The published rooms.
 pub static DIRECTORY: Table<RoomNum, ()> = Table::new(0x0242, "directory");
 
+/// The rooms that application services publish, by the instance id of their network.
+pub static NETWORKS: Table<(String, RoomNum), ()> = Table::new(0x0246, "directories of networks");
+
 /// The tables of this file.
-pub const TABLES: &[TableInfo] = &[DIRECTORY.info()];
+pub const TABLES: &[TableInfo] = &[DIRECTORY.info(), NETWORKS.info()];
 
 /// The most rooms of a page.
 pub const MAX_PAGE: usize = 500;
@@ -67,6 +71,18 @@ fn public() -> String {
     "public".to_owned()
 }
 
+/// Whose directories are asked for (spec: `include_all_networks`, `third_party_instance_id`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Networks {
+    /// The one that people publish rooms in.
+    #[default]
+    Own,
+    /// That of the bridged network of this instance id.
+    Bridged(String),
+    /// All of them.
+    All,
+}
+
 /// What of the directory is asked for.
 #[derive(Debug, Clone, Default)]
 pub struct DirectoryQuery {
@@ -78,6 +94,8 @@ pub struct DirectoryQuery {
     pub search: Option<String>,
     /// Only rooms of these types; `None` in the list stands for rooms without one.
     pub room_types: Option<Vec<Option<String>>>,
+    /// Whose rooms.
+    pub networks: Networks,
 }
 
 /// A page of the directory.
@@ -132,6 +150,28 @@ impl Rooms {
         Ok(())
     }
 
+    /// Publishes a room in the directory of a bridged network, or takes it out there (Application Service API,
+    /// "Published room directories"). `instance` is unique among all services.
+    pub async fn publish_bridged(
+        &self,
+        instance: &str,
+        room: &RoomId,
+        published: bool,
+    ) -> Result<(), RoomError> {
+        let view = self
+            .view(room)
+            .await?
+            .ok_or_else(|| RoomError::UnknownRoom(room.to_owned()))?;
+        let key = (instance.to_owned(), view.num());
+        let mut batch = Batch::new();
+        if published {
+            batch.put(&NETWORKS, &key, &());
+        } else {
+            batch.delete(&NETWORKS, &key);
+        }
+        Ok(self.store().commit_durable(batch).await?)
+    }
+
     /// Whether the room is published.
     pub async fn is_published(&self, room: &RoomId) -> Result<bool, RoomError> {
         let view = self
@@ -147,7 +187,10 @@ impl Rooms {
 
     /// A page of the directory.
     pub async fn public_rooms(&self, query: &DirectoryQuery) -> Result<DirectoryPage, RoomError> {
-        let order = self.order().await?;
+        let order = match &query.networks {
+            Networks::Own => self.order().await?,
+            networks => Arc::new(self.order_of(networks).await?),
+        };
         let limit = query.limit.unwrap_or(100).clamp(1, MAX_PAGE);
         let (backward, start) = parse_token(query.since.as_deref())?;
         let start = start.min(order.len());
@@ -194,16 +237,34 @@ impl Rooms {
         {
             return Ok(order.clone());
         }
+        let order = Arc::new(self.order_of(&Networks::Own).await?);
+        *self.directory.0.lock() = Some((now, order.clone()));
+        Ok(order)
+    }
+
+    /// The rooms of these directories, largest first.
+    async fn order_of(&self, networks: &Networks) -> Result<Vec<RoomNum>, RoomError> {
         let snapshot = self.store().snapshot();
-        let rooms = snapshot
-            .scan(
-                &DIRECTORY,
-                ScanRange::all(),
-                Direction::Forward,
-                MAX_PUBLISHED,
-            )
-            .await?;
-        let rooms: Vec<RoomNum> = rooms.into_iter().map(|(room, ())| room).collect();
+        let mut rooms: BTreeSet<RoomNum> = BTreeSet::new();
+        if !matches!(networks, Networks::Bridged(_)) {
+            let all = ScanRange::all();
+            let rows = snapshot
+                .scan(&DIRECTORY, all, Direction::Forward, MAX_PUBLISHED)
+                .await?;
+            rooms.extend(rows.into_iter().map(|(room, ())| room));
+        }
+        let range = match networks {
+            Networks::Own => None,
+            Networks::Bridged(instance) => Some(ScanRange::prefix(instance)),
+            Networks::All => Some(ScanRange::all()),
+        };
+        if let Some(range) = range {
+            let rows = snapshot
+                .scan(&NETWORKS, range, Direction::Forward, MAX_PUBLISHED)
+                .await?;
+            rooms.extend(rows.into_iter().map(|((_, room), ())| room));
+        }
+        let rooms: Vec<RoomNum> = rooms.into_iter().collect();
         let heads = snapshot.get_many(&HEAD, &rooms).await?;
         let mut sized: Vec<(u64, RoomNum)> = rooms
             .into_iter()
@@ -212,9 +273,7 @@ impl Rooms {
             .filter(|(n, _)| *n > 0)
             .collect();
         sized.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
-        let order = Arc::new(sized.into_iter().map(|(_, room)| room).collect::<Vec<_>>());
-        *self.directory.0.lock() = Some((now, order.clone()));
-        Ok(order)
+        Ok(sized.into_iter().map(|(_, room)| room).collect())
     }
 }
 

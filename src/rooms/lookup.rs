@@ -7,6 +7,7 @@ use ruma::EventId;
 
 use crate::error::RoomError;
 use crate::page::{Gap, Gaps, PageQuery, TimelineEvent};
+use crate::rooms::Rooms;
 use crate::tables::TIMELINE;
 use crate::types::{SnapNum, TimelineToken};
 use crate::view::RoomView;
@@ -31,6 +32,18 @@ pub struct Context {
     pub end: TimelineToken,
     /// The state after the newest of these events.
     pub state: SnapNum,
+}
+
+impl Rooms {
+    /// The room that an event is in; `None` if the event isn't known.
+    pub async fn room_of_event(&self, event_id: &EventId) -> Result<Option<RoomView>, RoomError> {
+        let reader = self.reader();
+        let Some(event) = reader.event_num(event_id).await? else {
+            return Ok(None);
+        };
+        let row = reader.event_row(event).await?;
+        self.view_num(row.room).await
+    }
 }
 
 impl Viewer {

@@ -41,6 +41,17 @@ pub struct RoomOf {
     pub row: UserRoom,
 }
 
+/// Rooms that two users share.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MutualRooms {
+    /// A page of them.
+    pub rooms: Vec<OwnedRoomId>,
+    /// How many there are, on all pages.
+    pub count: usize,
+    /// What the next page follows; none at the end.
+    pub next: Option<RoomNum>,
+}
+
 impl Rooms {
     /// The rooms of a user with one of these memberships (all but forgotten ones if `wanted` is empty).
     pub async fn rooms_of(
@@ -123,6 +134,51 @@ impl Rooms {
             }
         }
         Ok(false)
+    }
+
+    /// The rooms that both users are joined to, in pages of `limit` that follow the room `after`, as far as this server
+    /// knows; and how many there are altogether.
+    pub async fn mutual_rooms(
+        &self,
+        a: &UserId,
+        b: &UserId,
+        after: Option<RoomNum>,
+        limit: usize,
+    ) -> Result<MutualRooms, RoomError> {
+        let reader = self.reader();
+        let mut mutual = MutualRooms::default();
+        let (Some(a), Some(b)) = (reader.user_num(a).await?, reader.user_num(b).await?) else {
+            return Ok(mutual);
+        };
+        let of_a = ScanRange::prefix(&a);
+        let rows = reader
+            .snapshot
+            .scan(&USER_ROOMS, of_a, Direction::Forward, MAX_ROOMS)
+            .await?;
+        let joined = |row: &UserRoom| row.membership == Membership::Join;
+        let keys: Vec<_> = rows
+            .into_iter()
+            .filter(|(_, row)| joined(row))
+            .map(|((_, room), _)| (b, room))
+            .collect();
+        let others = reader.snapshot.get_many(&USER_ROOMS, &keys).await?;
+        let shared = keys.iter().zip(others);
+        let shared: Vec<RoomNum> = shared
+            .filter(|(_, row)| row.as_ref().is_some_and(joined))
+            .map(|((_, room), _)| *room)
+            .collect();
+        mutual.count = shared.len();
+        let rest = shared
+            .into_iter()
+            .filter(|room| after.is_none_or(|after| *room > after));
+        let mut page: Vec<RoomNum> = rest.take(limit + 1).collect();
+        if page.len() > limit {
+            page.truncate(limit);
+            mutual.next = page.last().copied();
+        }
+        let rooms = reader.snapshot.get_many(&ROOMS, &page).await?;
+        mutual.rooms = rooms.into_iter().flatten().map(|row| row.room_id).collect();
+        Ok(mutual)
     }
 
     /// The stripped state of an invite or a knock of `user`, as a JSON list with the member event at its end: as it was

@@ -16,6 +16,7 @@ mod joined;
 mod left;
 mod presence;
 mod state;
+mod stream;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
@@ -34,7 +35,9 @@ use tokio::{sync::watch, time::Instant};
 use self::{
     answer::Answer, audience::Audiences, changes::Changes, context::Context, waiters::Waiters,
 };
-pub use self::{device_lists::DeviceLists, error::SyncError, token::SyncToken};
+pub use self::{
+    device_lists::DeviceLists, error::SyncError, stream::StreamRequest, token::SyncToken,
+};
 
 /// The longest a client may wait for something new, in milliseconds: proxies cut longer ones.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);

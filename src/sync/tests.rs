@@ -14,6 +14,7 @@ use serde_json::{Value, json, value::to_raw_value};
 
 mod crowd;
 mod device;
+mod stream;
 
 use crate::{Sync, SyncRequest, Who};
 
@@ -28,6 +29,16 @@ struct Person {
     id: OwnedUserId,
     account: AccountNum,
     device: Option<OwnedDeviceId>,
+}
+
+impl Person {
+    fn who(&self) -> Who<'_> {
+        Who {
+            user: &self.id,
+            account: self.account,
+            device: self.device.as_deref(),
+        }
+    }
 }
 
 impl Home {
@@ -135,12 +146,7 @@ impl Home {
             ..SyncRequest::default()
         };
         change(&mut request);
-        let who = Who {
-            user: &who.id,
-            account: who.account,
-            device: who.device.as_deref(),
-        };
-        serde_json::from_str(&self.sync.sync(who, &request).await.unwrap()).unwrap()
+        serde_json::from_str(&self.sync.sync(who.who(), &request).await.unwrap()).unwrap()
     }
 
     async fn sync(&self, who: &Person, since: &str) -> Value {

@@ -1,6 +1,6 @@
 //! Questions about our people, aliases and public rooms.
 
-use resuni_rooms::{DirectoryQuery, spaces::Hierarchy};
+use resuni_rooms::{DirectoryQuery, Networks, spaces::Hierarchy};
 use ruma::{
     RoomId, ServerName,
     api::federation::{
@@ -138,6 +138,7 @@ impl Serve {
             since,
             search: filter.generic_search_term,
             room_types: types,
+            networks: Networks::Own,
         };
         let page = self.rooms.public_rooms(&query).await?;
         let mut response = filtered::Response::new();

@@ -77,6 +77,12 @@ fn bridges<'a>(
     })
 }
 
+/// What tells a network of a service from those of others (`instance_id` in a protocol, `third_party_instance_id` in a
+/// question to the directory).
+pub fn instance_id(service: &AppService, network: &str) -> String {
+    format!("{}|{network}", service.id())
+}
+
 /// A protocol, its instances of all services together.
 async fn described(
     accounts: &Accounts,
@@ -86,9 +92,16 @@ async fn described(
     let mut found: Option<Map<String, Value>> = None;
     for service in bridges(accounts, Some(protocol)) {
         let path = ["protocol", protocol];
-        let Some(Value::Object(said)) = client.third_party(service, &path, &[]).await else {
+        let Some(Value::Object(mut said)) = client.third_party(service, &path, &[]).await else {
             continue;
         };
+        if let Some(Value::Array(instances)) = said.get_mut("instances") {
+            for instance in instances.iter_mut().filter_map(Value::as_object_mut) {
+                let network = instance.get("network_id").and_then(Value::as_str);
+                let id = instance_id(service, network.unwrap_or_default());
+                instance.insert("instance_id".to_owned(), id.into());
+            }
+        }
         match &mut found {
             None => found = Some(said),
             Some(found) => {

@@ -6,12 +6,13 @@ use axum::extract::State;
 use http::StatusCode;
 use resuni_delivery::ServiceClient;
 use resuni_federation::{Client, Federation, Terms};
-use resuni_rooms::{DirectoryQuery, RoomError, Rooms};
+use resuni_rooms::{DirectoryQuery, Networks, RoomError, Rooms};
 use ruma::{
     OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, UInt,
     api::{
         client::{
             alias::{create_alias, delete_alias, get_alias},
+            appservice::set_room_visibility as set_bridged_visibility,
             directory::{
                 get_public_rooms, get_public_rooms_filtered, get_room_visibility,
                 set_room_visibility,
@@ -26,10 +27,12 @@ use ruma::{
             query::get_room_information,
         },
     },
+    directory::RoomNetwork,
 };
 
 use resuni_accounts::{Accounts, Session};
 
+use super::appservice::instance_id;
 use crate::{
     error::ApiError,
     extract::{Answer, Policy, RawJson, Reply, Ruma},
@@ -47,6 +50,7 @@ pub fn routes() -> Routes {
         .on(search)
         .on(visibility)
         .with(Policy::CLIENT.public(), publish)
+        .on(publish_bridged)
 }
 
 /// The room that an alias points at, and servers that know it; an alias of another server is asked
@@ -218,10 +222,16 @@ async fn search(
         let answer = client.answer(&server, request, Terms::ASKED).await?;
         return Ok(RawJson(answer.body));
     }
+    let networks = match body.room_network {
+        RoomNetwork::All => Networks::All,
+        RoomNetwork::ThirdParty(instance) => Networks::Bridged(instance),
+        _ => Networks::Own,
+    };
     let types = &body.filter.room_types;
     let query = DirectoryQuery {
         limit: limit(body.limit),
         since: body.since,
+        networks,
         search: body.filter.generic_search_term,
         room_types: (!types.is_empty()).then(|| {
             types
@@ -254,4 +264,17 @@ async fn publish(
         .publish(&body.room_id, &caller.user_id, caller.is_admin, published)
         .await?;
     Ok(Reply(set_room_visibility::v3::Response::new()))
+}
+
+/// A bridge publishes a room in the directory of its network.
+async fn publish_bridged(
+    State(rooms): State<Arc<Rooms>>,
+    Ruma { body, caller, .. }: Ruma<set_bridged_visibility::v3::Request>,
+) -> Answer<set_bridged_visibility::v3::Response> {
+    let instance = instance_id(&caller, &body.network_id);
+    let published = body.visibility == Visibility::Public;
+    rooms
+        .publish_bridged(&instance, &body.room_id, published)
+        .await?;
+    Ok(Reply(set_bridged_visibility::v3::Response::new()))
 }

@@ -25,7 +25,13 @@ use crate::{
 pub fn routes() -> Routes {
     Routes::new()
         .on(types)
-        .with(Policy::CLIENT.class(Class::Login), log_in)
+        .with(
+            Policy {
+                required: Some("type"),
+                ..Policy::CLIENT.class(Class::Login)
+            },
+            log_in,
+        )
         .with(Policy::CLIENT.class(Class::Login), refresh)
         .on(login_token)
         .with(

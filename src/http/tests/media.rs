@@ -9,7 +9,13 @@ use super::{Got, Server};
 const UPLOAD: &str = "/_matrix/media/v3/upload";
 
 impl Server {
-    async fn upload(&self, query: &str, kind: &str, token: &str, file: &'static [u8]) -> Got {
+    pub(super) async fn upload(
+        &self,
+        query: &str,
+        kind: &str,
+        token: &str,
+        file: &'static [u8],
+    ) -> Got {
         let request = Request::post(format!("{UPLOAD}{query}"))
             .header("authorization", format!("Bearer {token}"))
             .header("content-type", kind);
