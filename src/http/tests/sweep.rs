@@ -49,14 +49,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "servers of room version 1",
     ),
     (
-        "PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}",
-        "servers of room version 1",
-    ),
-    (
-        "PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}",
-        "servers of room version 1",
-    ),
-    (
         "GET /_matrix/federation/v1/query/{queryType}",
         "there are no other types",
     ),
