@@ -203,6 +203,8 @@ impl Machine {
             well_known_server: None,
             support: Support::default(),
             registration: Registration::default(),
+            turn: None,
+            livekit_services: Vec::new(),
             default_room_version: RoomVersionId::V12,
             trusted_proxies: Vec::new(),
         };

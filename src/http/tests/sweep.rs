@@ -343,7 +343,7 @@ impl World {
         }
         let mut request = Request::builder()
             .method(operation.method.clone())
-            .uri(uri.replace('{', "").replace('}', ""));
+            .uri(uri.replace(['{', '}'], ""));
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
