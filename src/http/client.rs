@@ -31,6 +31,7 @@ mod rooms_create;
 mod search;
 mod send;
 mod session;
+mod sliding;
 mod spaces;
 mod state;
 mod sync;
@@ -75,6 +76,7 @@ pub fn routes() -> Routes {
         search::routes,
         send::routes,
         session::routes,
+        sliding::routes,
         spaces::routes,
         state::routes,
         sync::routes,

@@ -380,6 +380,10 @@ impl From<SyncError> for ApiError {
                 let message = error.to_string();
                 ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::Unknown, message)
             }
+            SyncError::UnknownPos => {
+                let message = error.to_string();
+                ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::UnknownPos, message)
+            }
             SyncError::Rooms(error) => error.into(),
             SyncError::Accounts(error) => error.into(),
             SyncError::Unread(error) => error.into(),

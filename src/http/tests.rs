@@ -115,6 +115,7 @@ impl Server {
             Arc::clone(&accounts),
             Arc::clone(&typing),
             Arc::clone(&push),
+            1,
         );
         let search = Search::open(Arc::clone(&rooms), Arc::clone(&accounts))
             .await

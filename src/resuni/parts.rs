@@ -70,6 +70,7 @@ impl Parts {
             accounts.clone(),
             typing.clone(),
             push.clone(),
+            rand::random(),
         );
         let feed = Feed::open(rooms.clone(), accounts.clone()).await;
         let feed = feed.context("The feed can't be opened.")?;

@@ -14,6 +14,7 @@ use resuni_store::{Direction, Position, ScanRange, StoreError};
 use ruma::UserId;
 
 use crate::{
+    activity,
     error::RoomError,
     events::TxnKey,
     partial, relations,
@@ -71,6 +72,7 @@ pub(crate) async fn put_event(
         Place::Timeline { position, sub } => {
             let gap = put_edges(work, room, num, hash, &event).await?;
             put_timeline(work, room, num, (position, sub), gap, sender, &event);
+            activity::put(work, room, (position, sub), &event.pdu);
             relations::put(work, room, (num, hash), sender, (position, sub), &event).await?;
         }
         _ => {

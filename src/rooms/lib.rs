@@ -5,6 +5,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod accumulator;
+mod activity;
 mod adopt;
 pub mod aliases;
 mod backfill;

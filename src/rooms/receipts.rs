@@ -331,11 +331,22 @@ pub fn receipt_contents(receipts: &[Receipt]) -> Vec<String> {
     }
     threads
         .into_values()
-        .map(|receipts| receipt_content(&receipts))
+        .map(|receipts| content_of(&receipts))
         .collect()
 }
 
-fn receipt_content(receipts: &[&Receipt]) -> String {
+/// As [`receipt_contents`], in one event: where somebody has read the same event in more than one thread, the newest
+/// receipt. None where there are no receipts.
+pub fn receipt_content(receipts: &[Receipt]) -> Option<String> {
+    let mut newest: BTreeMap<_, &Receipt> = BTreeMap::new();
+    for receipt in receipts {
+        newest.insert((&receipt.event_id, receipt.kind, &receipt.user_id), receipt);
+    }
+    let receipts: Vec<&Receipt> = newest.into_values().collect();
+    (!receipts.is_empty()).then(|| content_of(&receipts))
+}
+
+fn content_of(receipts: &[&Receipt]) -> String {
     let mut events: BTreeMap<&EventId, BTreeMap<ReceiptKind, Vec<&Receipt>>> = BTreeMap::new();
     for receipt in receipts {
         events

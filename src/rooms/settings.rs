@@ -71,7 +71,7 @@ impl RoomView {
 
 impl Reader {
     /// A state without its members: from that of the room which was asked for last, and the difference.
-    async fn settings(
+    pub(crate) async fn settings(
         &self,
         room: RoomNum,
         snap: SnapNum,

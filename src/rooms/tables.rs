@@ -78,6 +78,10 @@ pub static PARTIAL_EVENTS: Table<(RoomNum, EventNum), PartialEvent> =
 /// Servers that are in a partial room by what the resident server said: the members that would tell are missing.
 pub static TOLD_SERVERS: Table<(RoomNum, ServerNum), ()> = Table::new(0x0232, "told servers");
 
+/// The position of the newest event of a room that moves it up in lists (MSC4186, `bump_stamp`). A room that nothing was
+/// said in since this is written has no row.
+pub static BUMPS: Table<RoomNum, Position> = Table::new(0x0257, "bump stamps");
+
 /// All tables of this file, for the doctor.
 pub const TABLES: &[TableInfo] = &[
     ROOMS.info(),
@@ -105,6 +109,7 @@ pub const TABLES: &[TableInfo] = &[
     PARTIAL.info(),
     PARTIAL_EVENTS.info(),
     TOLD_SERVERS.info(),
+    BUMPS.info(),
 ];
 
 /// An event got its place in a room's timeline, or an invite or a knock of a room we are not in changed. The scope is

@@ -15,7 +15,7 @@ use resuni_store::LogEntry;
 use ruma::{OwnedUserId, UserId};
 
 /// The high byte of the topics of `accounts`, whose scope is the account.
-const ACCOUNTS: u16 = 0x03;
+pub(crate) const ACCOUNTS: u16 = 0x03;
 
 /// Whom the entries concern.
 #[derive(Debug, Default)]

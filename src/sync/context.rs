@@ -191,50 +191,33 @@ impl<'a> Context<'a> {
         else {
             return Ok(None);
         };
-        if name == "invite_state"
-            && (self.invited_by_ignored(&events) || !self.wants_invite(room).await?)
-        {
+        let (sync, who) = (self.sync, self.who);
+        if name == "invite_state" && !sync.wants_invite(who, room.num, &self.ignored).await? {
             return Ok(None);
         }
         Ok(Some(format!("{{\"{name}\":{{\"events\":{events}}}}}")))
     }
+}
 
-    /// Spec, "Invite permission": what came although it is not wanted is not told.
-    async fn wants_invite(&self, room: &RoomOf) -> Result<bool, SyncError> {
-        let invite = self
-            .sync
-            .rooms
-            .invite_event(self.who.user, room.num)
-            .await?;
-        let Some(invite) = invite else {
+impl Sync {
+    /// Whether the user is to be told of an invite: not of those of ignored users (spec, "Ignoring Users"), nor of what
+    /// came although it is not wanted ("Invite permission").
+    pub(crate) async fn wants_invite(
+        &self,
+        who: Who<'_>,
+        room: RoomNum,
+        ignored: &HashSet<OwnedUserId>,
+    ) -> Result<bool, SyncError> {
+        let Some(invite) = self.rooms.invite_event(who.user, room).await? else {
             return Ok(true);
         };
-        let accounts = &self.sync.accounts;
-        let verdict = accounts
-            .judge_invite(self.who.account, invite.sender())
+        if ignored.contains(invite.sender()) {
+            return Ok(false);
+        }
+        let verdict = self
+            .accounts
+            .judge_invite(who.account, invite.sender())
             .await?;
         Ok(verdict == InviteVerdict::Allow)
-    }
-
-    /// Spec, "Ignoring Users": invites of ignored users are not sent to the client.
-    fn invited_by_ignored(&self, events: &str) -> bool {
-        #[derive(serde::Deserialize)]
-        struct Stripped {
-            #[serde(rename = "type")]
-            kind: String,
-            state_key: String,
-            sender: OwnedUserId,
-        }
-        if self.ignored.is_empty() {
-            return false;
-        }
-        let events: Vec<Stripped> = serde_json::from_str(events).unwrap_or_default();
-        let own = |event: &&Stripped| {
-            event.kind == "m.room.member" && event.state_key == self.who.user.as_str()
-        };
-        events
-            .iter()
-            .rfind(own)
-            .is_some_and(|event| self.ignored.contains(&event.sender))
     }
 }

@@ -14,6 +14,9 @@ pub enum SyncError {
         "this sync token is newer than this server's database: please sync again from the start"
     )]
     TokenFromTheFuture,
+    /// The position of a sliding sync is of no connection that is known (MSC4186).
+    #[error("this server does not know the connection any more: please begin another")]
+    UnknownPos,
     /// Of a room.
     #[error(transparent)]
     Rooms(#[from] RoomError),

@@ -1,6 +1,6 @@
 //! A room the user is joined to.
 
-use std::fmt::Write;
+use std::{collections::HashSet, fmt::Write};
 
 use resuni_delivery::Unread;
 use resuni_rooms::{
@@ -10,6 +10,7 @@ use resuni_rooms::{
     receipts::{ReceiptRow, receipt_contents},
 };
 use resuni_store::{Direction, Position};
+use ruma::OwnedUserId;
 
 use crate::{
     answer::{events, list, typed},
@@ -148,44 +149,12 @@ impl Context<'_> {
             .limit
             .and_then(|limit| usize::try_from(u64::from(limit)).ok())
             .unwrap_or(DEFAULT_LIMIT);
-        let query = PageQuery {
-            from: TimelineToken::live(end),
-            to: known.map(TimelineToken::live),
-            dir: Direction::Backward,
-            // A client that wants no events is still told whether there were any.
-            limit: limit.max(1),
-            gaps: Gaps::Stop,
-        };
-        let mut page = viewer
-            .page(query, |event| {
-                let fields = event.fields();
-                let ignored = !self.ignored.is_empty()
-                    && !event.is_state()
-                    && self
-                        .ignored
-                        .iter()
-                        .any(|user| user.as_str() == fields.sender_str());
-                !ignored && filter::pdu(wanted, &fields)
-            })
-            .await?;
-        if limit == 0 {
-            let limited = !page.events.is_empty();
-            return Ok(Timeline { limited, ..nothing });
-        }
-        page.events.reverse();
-        let prev_batch = match (page.end, page.events.first()) {
-            (Some(end), _) => end,
-            (None, Some(first)) => first.before(),
-            (None, None) => TimelineToken::live(end),
-        };
+        let keep = |event: &TimelineEvent| filter::pdu(wanted, &event.fields());
+        let mut timeline = latest(viewer, (known, end), limit, &self.ignored, keep).await?;
         // A room that is new to the client is limited however short it is: there may be history
         // that its other servers have.
-        let new = known.is_none() && self.since().is_some();
-        Ok(Timeline {
-            limited: new || page.end.is_some() || page.gap.is_some(),
-            events: page.events,
-            prev_batch,
-        })
+        timeline.limited |= limit > 0 && known.is_none() && self.since().is_some();
+        Ok(timeline)
     }
 
     /// The state events to tell.
@@ -383,7 +352,52 @@ impl Context<'_> {
     }
 }
 
-fn quoted(text: &str) -> String {
+/// The newest events up to `end`, none that came before `known`, that the user may see and that `wanted` lets through.
+/// A client that wants no events is still told whether there were any.
+pub(crate) async fn latest(
+    viewer: &mut Viewer,
+    (known, end): (Option<Position>, Position),
+    limit: usize,
+    ignored: &HashSet<OwnedUserId>,
+    wanted: impl Fn(&TimelineEvent) -> bool + Send + Sync,
+) -> Result<Timeline, SyncError> {
+    let query = PageQuery {
+        from: TimelineToken::live(end),
+        to: known.map(TimelineToken::live),
+        dir: Direction::Backward,
+        limit: limit.max(1),
+        gaps: Gaps::Stop,
+    };
+    let mut page = viewer
+        .page(query, |event| {
+            let sender = event.fields().sender_str();
+            let unseen = !ignored.is_empty()
+                && !event.is_state()
+                && ignored.iter().any(|user| user.as_str() == sender);
+            !unseen && wanted(event)
+        })
+        .await?;
+    if limit == 0 {
+        return Ok(Timeline {
+            limited: !page.events.is_empty(),
+            events: Vec::new(),
+            prev_batch: TimelineToken::live(end),
+        });
+    }
+    page.events.reverse();
+    let prev_batch = match (page.end, page.events.first()) {
+        (Some(end), _) => end,
+        (None, Some(first)) => first.before(),
+        (None, None) => TimelineToken::live(end),
+    };
+    Ok(Timeline {
+        limited: page.end.is_some() || page.gap.is_some(),
+        events: page.events,
+        prev_batch,
+    })
+}
+
+pub(crate) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     push_string(&mut out, text);
     out

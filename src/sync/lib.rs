@@ -15,6 +15,7 @@ pub mod filter;
 mod joined;
 mod left;
 mod presence;
+pub mod sliding;
 mod state;
 mod stream;
 #[cfg(test)]
@@ -33,7 +34,8 @@ use ruma::{DeviceId, UserId, api::client::filter::FilterDefinition};
 use tokio::{sync::watch, time::Instant};
 
 use self::{
-    answer::Answer, audience::Audiences, changes::Changes, context::Context, waiters::Waiters,
+    answer::Answer, audience::Audiences, changes::Changes, context::Context, sliding::Sliding,
+    waiters::Waiters,
 };
 pub use self::{
     device_lists::DeviceLists, error::SyncError, stream::StreamRequest, token::SyncToken,
@@ -80,17 +82,20 @@ pub struct Sync {
     typing: Arc<Typing>,
     push: Arc<Push>,
     waiters: Waiters,
+    sliding: Sliding,
     stopping: watch::Sender<bool>,
 }
 
 impl Sync {
     /// Over these rooms and accounts; `push` counts what is unread. [`Sync::run`] must run for
-    /// waiting clients to be woken, and [`Push::run`] for the counts.
+    /// waiting clients to be woken, and [`Push::run`] for the counts. `random` is a number that no process before had:
+    /// positions of sliding syncs begin with it.
     pub fn new(
         rooms: Arc<Rooms>,
         accounts: Arc<Accounts>,
         typing: Arc<Typing>,
         push: Arc<Push>,
+        random: u64,
     ) -> Arc<Self> {
         Arc::new(Self {
             rooms,
@@ -98,6 +103,7 @@ impl Sync {
             typing,
             push,
             waiters: Waiters::default(),
+            sliding: Sliding::new(random),
             stopping: watch::Sender::new(false),
         })
     }

@@ -14,6 +14,7 @@ use serde_json::{Value, json, value::to_raw_value};
 
 mod crowd;
 mod device;
+mod sliding;
 mod stream;
 
 use crate::{Sync, SyncRequest, Who};
@@ -70,7 +71,7 @@ impl Home {
             .await
             .unwrap();
         tokio::spawn(push.clone().run());
-        let sync = Sync::new(rooms.clone(), accounts.clone(), typing.clone(), push);
+        let sync = Sync::new(rooms.clone(), accounts.clone(), typing.clone(), push, 1);
         tokio::spawn(sync.clone().run());
         Self {
             rooms,

@@ -31,6 +31,8 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc3391",
     // Pages of history by the type of their relations.
     "org.matrix.msc3874",
+    // Sliding sync.
+    "org.matrix.simplified_msc3575",
 ];
 
 /// The table of this section.
