@@ -222,6 +222,7 @@ impl Machine {
                 Arc::clone(accounts),
                 typing,
                 Arc::clone(&push),
+                1,
             ),
             push,
             limits: Arc::new(Limits::new(None, clock)),
