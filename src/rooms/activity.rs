@@ -97,7 +97,7 @@ impl RoomView {
         let bumping = page
             .events
             .iter()
-            .find(|event| bumps(&event.fields().kind_str()));
+            .find(|event| bumps(event.fields().kind_str()));
         Ok(bumping.map(|event| event.token.position))
     }
 

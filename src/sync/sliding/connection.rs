@@ -301,6 +301,7 @@ fn parse_pos(pos: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use ruma::{device_id, user_id};
 

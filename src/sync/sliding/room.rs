@@ -345,7 +345,8 @@ impl Look<'_> {
             state.name |= kind == "m.room.name";
             state.avatar |= kind == "m.room.avatar";
             state.people |= kind == MEMBER;
-            if !wanted.state(&kind, &key) && !(members && kind == MEMBER) {
+            let told = wanted.state(&kind, &key) || members && kind == MEMBER;
+            if !told {
                 continue;
             }
             match event {

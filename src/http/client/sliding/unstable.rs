@@ -166,6 +166,7 @@ impl Filters {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use ruma::user_id;
     use serde_json::json;
