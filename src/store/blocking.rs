@@ -18,7 +18,7 @@ pub struct Panicked(pub Box<dyn Any + Send>);
 /// simulation happens in the same order in every run.
 ///
 /// # Errors
-/// [`Panicked`], with what it panicked with.
+/// `Panicked`, with what it panicked with.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Panicked> {
