@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use resuni_dag::{HistoryVisibility, Pdu};
-use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
+use ruma::{EventId, OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use crate::error::RoomError;
 use crate::events::SAYS_NOTHING;
@@ -290,6 +290,43 @@ impl RoomView {
             answers: HashMap::new(),
             others: HashSet::new(),
         })
+    }
+}
+
+/// The largest state that is looked through for members of a server.
+const MAX_LOOKED_THROUGH: u64 = 2_000;
+
+impl RoomView {
+    /// Whether the server was in the room at the event: a user of it was joined in the state before it.
+    /// In a large room that is known only of events that are about a user of the server.
+    pub async fn had_server(
+        &self,
+        server: &ServerName,
+        event: &EventId,
+    ) -> Result<bool, RoomError> {
+        let Some((num, row)) = self.event_row(event).await? else {
+            return Ok(false);
+        };
+        if !row.place.has_state() {
+            return Ok(false);
+        }
+        let before = row.snap_before;
+        let event = self.reader.pdu(num).await?;
+        let about = event
+            .state_key()
+            .filter(|_| event.kind() == "m.room.member");
+        if let Some(user) = about.filter(|user| server_of(user) == Some(server.as_str()))
+            && let Some(member) = self.reader.state_pdu(before, "m.room.member", user).await?
+            && membership_of(&member) == Some(Membership::Join)
+        {
+            return Ok(true);
+        }
+        if self.reader.snap(before).await?.count > MAX_LOOKED_THROUGH {
+            return Ok(false);
+        }
+        let mut viewer = self.server_viewer(server).await?;
+        let members = viewer.members_at(before).await?;
+        Ok(members.values().any(|member| *member == Membership::Join))
     }
 }
 

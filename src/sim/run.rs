@@ -10,15 +10,16 @@ use std::{
 use anyhow::{Context as _, Result};
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
-use ruma::RoomId;
+use resuni_store::Position;
+use ruma::{EventId, RoomId};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     chance::Chance,
     check::{self, Promise, Since},
     clock::SkewedClock,
-    deeds::{self, Deed},
-    machine::{Aside, Machine},
+    deeds::{self, Deed, Done},
+    machine::{Aside, Machine, Server},
     network::{Net, Weather},
     people::Person,
 };
@@ -95,6 +96,8 @@ struct World {
     began: Instant,
     ledger: Arc<Mutex<Ledger>>,
     since: Since,
+    /// Machines of which nobody could speak up in a room the last time.
+    silent: BTreeSet<(usize, String)>,
     under_way: JoinSet<()>,
     count: u64,
 }
@@ -122,7 +125,8 @@ pub async fn run(plan: &Plan) -> Result<Outcome> {
     world.observe().await?;
     let rooms = world.ledger.lock().rooms.clone();
     let promises = world.ledger.lock().promises.clone();
-    wrong.extend(check::check(&world.machines, &rooms, &promises, &world.since).await?);
+    let (machines, since, silent) = (&world.machines, &world.since, &world.silent);
+    wrong.extend(check::check(machines, &rooms, &promises, since, silent).await?);
     let trace = world.ledger.lock().trace.clone();
     let mut hasher = DefaultHasher::new();
     trace.hash(&mut hasher);
@@ -156,6 +160,7 @@ impl World {
             began,
             ledger: Arc::default(),
             since: Since::new(),
+            silent: BTreeSet::new(),
             under_way: JoinSet::new(),
             count: 0,
         })
@@ -269,6 +274,10 @@ impl World {
         };
         self.note(format!("#{count} {} in {room}: {deed:?}", who.id));
         let (ledger, began) = (Arc::clone(&self.ledger), self.began);
+        let Some(server) = self.machines[machine].server.clone() else {
+            return;
+        };
+        let before = server.store.log().watermark();
         self.under_way.spawn(async move {
             let events: Vec<String> = {
                 let ledger = ledger.lock();
@@ -280,6 +289,7 @@ impl World {
             };
             let done = deeds::perform(&who, &room, &deed, &via, &events, count).await;
             let at = began.elapsed();
+            let is_new = is_new(&server, &room, &done, before).await;
             let mut ledger = ledger.lock();
             let line = format!("{:10.3} #{count} ended: {done:?}", at.as_secs_f64());
             tracing::info!("{line}");
@@ -287,7 +297,7 @@ impl World {
             if let Some(made) = done.room {
                 ledger.rooms.push(made);
             }
-            if let Some(event) = done.event {
+            if let Some(event) = done.event.filter(|_| is_new) {
                 ledger.promises.push(Promise {
                     machine: who.machine,
                     room,
@@ -439,6 +449,7 @@ impl World {
     /// Somebody of each server says something in each room, one after the other.
     async fn speak_up(&mut self, round: u64) -> Result<()> {
         let rooms = self.ledger.lock().rooms.clone();
+        self.silent.clear();
         for room in rooms {
             let id = <&RoomId>::try_from(room.as_str())?.to_owned();
             for n in 0..self.machines.len() {
@@ -449,6 +460,7 @@ impl World {
                 let Some(view) = server.rooms.participating(&id).await? else {
                     continue;
                 };
+                let mut spoke = false;
                 for user in view.local_members(10).await? {
                     let name = PEOPLE.iter().position(|name| *name == user.localpart());
                     let who = self.person(n, name.context("a stranger")?).context("off")?;
@@ -456,15 +468,43 @@ impl World {
                     self.count += 1;
                     let done = deeds::perform(&who, &room, &say, &[], &[], self.count).await;
                     self.note(format!("{} speaks up in {room}: {done:?}", who.id));
-                    if done.status == 200 {
+                    if let Some(event) = done.event {
+                        spoke = true;
+                        let at = self.began.elapsed();
+                        let promise = Promise {
+                            machine: n,
+                            room: room.clone(),
+                            event,
+                            at,
+                        };
+                        self.ledger.lock().promises.push(promise);
                         break;
                     }
+                }
+                if !spoke {
+                    self.silent.insert((n, room.clone()));
                 }
                 tokio::time::sleep(Duration::from_secs(2)).await;
             }
         }
         Ok(())
     }
+}
+
+/// Whether the event that answers a request was made for it: state that is so already is answered with
+/// the event that is there.
+async fn is_new(server: &Server, room: &str, done: &Done, before: Position) -> bool {
+    let (Ok(room), Some(event)) = (<&RoomId>::try_from(room), &done.event) else {
+        return false;
+    };
+    let Ok(event) = <&EventId>::try_from(event.as_str()) else {
+        return false;
+    };
+    let Ok(view) = server.rooms.view_known(room).await else {
+        return false;
+    };
+    let place = view.place_in_timeline(event).await.ok().flatten();
+    place.is_some_and(|place| place.position > before)
 }
 
 /// Runs a plan on a runtime of its own, on this thread.

@@ -1,4 +1,4 @@
-//! Events, states and auth chains for servers that are in the room.
+//! Events, states and auth chains for servers that are in the room, or were at the events asked for.
 
 use std::collections::{BinaryHeap, HashSet};
 
@@ -54,8 +54,9 @@ impl Serve {
         let num = snapshot.get(&EVENT_IDS, &hash).await?.ok_or_else(unknown)?;
         let row = snapshot.get(&EVENTS, &num).await?.ok_or_else(unknown)?;
         let view = self.rooms.view_num(row.room).await?.ok_or_else(unknown)?;
+        let at = std::slice::from_ref(&request.event_id);
         let view = self
-            .shared_room(origin, view.room_id())
+            .room_at(origin, view.room_id(), at)
             .await
             .map_err(|_| unknown())?;
         let event = view.event(&request.event_id).await?.ok_or_else(unknown)?;
@@ -79,7 +80,9 @@ impl Serve {
         origin: &ServerName,
         request: room_state::Request,
     ) -> Result<room_state::Response, FederationError> {
-        let view = self.settled_room(origin, &request.room_id).await?;
+        let view = self
+            .settled_room(origin, &request.room_id, &request.event_id)
+            .await?;
         let (state, chain) = state_before(&view, &request.event_id).await?;
         let state = raws(&view.pdus(&state).await?)?;
         Ok(room_state::Response::new(
@@ -97,7 +100,9 @@ impl Serve {
         origin: &ServerName,
         request: state_ids::Request,
     ) -> Result<state_ids::Response, FederationError> {
-        let view = self.settled_room(origin, &request.room_id).await?;
+        let view = self
+            .settled_room(origin, &request.room_id, &request.event_id)
+            .await?;
         let (state, chain) = state_before(&view, &request.event_id).await?;
         Ok(state_ids::Response::new(
             ids(&view, &chain).await?,
@@ -137,7 +142,8 @@ impl Serve {
         origin: &ServerName,
         request: event_auth::Request,
     ) -> Result<event_auth::Response, FederationError> {
-        let view = self.shared_room(origin, &request.room_id).await?;
+        let at = std::slice::from_ref(&request.event_id);
+        let view = self.room_at(origin, &request.room_id, at).await?;
         let event = view.event_row(&request.event_id).await?;
         let (num, _) = event.ok_or_else(|| unknown_event(&request.event_id))?;
         let chain = auth_chain::of(&view, &[num]).await?;
@@ -153,7 +159,7 @@ impl Serve {
         origin: &ServerName,
         request: backfill::Request,
     ) -> Result<backfill::Response, FederationError> {
-        let view = self.shared_room(origin, &request.room_id).await?;
+        let view = self.room_at(origin, &request.room_id, &request.v).await?;
         let limit = usize::try_from(u64::from(request.limit))
             .unwrap_or(usize::MAX)
             .min(MAX_BACKFILL);
@@ -175,7 +181,8 @@ impl Serve {
         origin: &ServerName,
         request: missing_events::Request,
     ) -> Result<missing_events::Response, FederationError> {
-        let view = self.shared_room(origin, &request.room_id).await?;
+        let latest = &request.latest_events;
+        let view = self.room_at(origin, &request.room_id, latest).await?;
         let limit = usize::try_from(u64::from(request.limit))
             .unwrap_or(usize::MAX)
             .min(MAX_MISSING);

@@ -11,7 +11,9 @@ use resuni_accounts::Accounts;
 use resuni_dag::SigningKey;
 use resuni_rooms::{RoomView, Rooms, WholeRoom};
 use resuni_store::SharedClock;
-use ruma::{EventId, MilliSecondsSinceUnixEpoch, OwnedServerName, RoomId, ServerName, UInt};
+use ruma::{
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId, ServerName, UInt,
+};
 
 use crate::{acl, checks::Checker, error::FederationError, sender::Sender};
 
@@ -46,6 +48,8 @@ pub struct ServeParts {
 
 /// How long a request for a state waits for it to become whole.
 const WHOLE_WITHIN: Duration = Duration::from_secs(20);
+/// Events of one request at which a server that is not in the room any more may have been in it.
+const MAX_PAST: usize = 10;
 
 impl Serve {
     /// Puts the parts together.
@@ -94,13 +98,15 @@ impl Serve {
         Ok(view)
     }
 
-    /// As [`Serve::shared_room`], once its state is whole: waits a while for that.
+    /// As [`Serve::room_at`], once its state is whole: waits a while for that.
     async fn settled_room(
         &self,
         origin: &ServerName,
         room: &RoomId,
+        event: &OwnedEventId,
     ) -> Result<WholeRoom, FederationError> {
-        self.shared_room(origin, room).await?;
+        let at = std::slice::from_ref(event);
+        self.room_at(origin, room, at).await?;
         let whole = tokio::time::timeout(WHOLE_WITHIN, self.rooms.whole(room)).await;
         let whole = whole.map_err(|_| {
             FederationError::Forbidden(format!(
@@ -108,8 +114,30 @@ impl Serve {
             ))
         })??;
         // Meanwhile its server may have left, or turned out never to have been there.
-        self.shared_room(origin, room).await?;
+        self.room_at(origin, room, at).await?;
         Ok(whole)
+    }
+
+    /// As [`Serve::shared_room`], also for a server that was in the room at each of these events: what
+    /// put it out it can only take in if it can have what that builds on.
+    async fn room_at(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        events: &[OwnedEventId],
+    ) -> Result<RoomView, FederationError> {
+        let view = self.room(origin, room).await?;
+        if view.has_server(origin).await? {
+            return Ok(view);
+        }
+        let mut was_in = (1..=MAX_PAST).contains(&events.len());
+        for event in events {
+            was_in = was_in && view.had_server(origin, event).await?;
+        }
+        match was_in {
+            true => Ok(view),
+            false => Err(not_in_room(origin)),
+        }
     }
 
     /// As [`Serve::room`], for what only servers in the room are told.
@@ -122,15 +150,17 @@ impl Serve {
         if view.has_server(origin).await? {
             Ok(view)
         } else {
-            Err(FederationError::Forbidden(format!(
-                "{origin} is not in this room"
-            )))
+            Err(not_in_room(origin))
         }
     }
 
     fn now(&self) -> MilliSecondsSinceUnixEpoch {
         MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.clock.now_ms()))
     }
+}
+
+fn not_in_room(origin: &ServerName) -> FederationError {
+    FederationError::Forbidden(format!("{origin} is not in this room"))
 }
 
 fn unknown_room(room: &RoomId) -> FederationError {

@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, time::Duration};
 use resuni_federation::{FederationError, Handshake, Joined};
 use resuni_rooms::{CreateRoom, Gaps, Membership, PageQuery, Preset, TimelineToken};
 use resuni_store::Direction;
-use ruma::{OwnedRoomId, OwnedServerName, RoomId};
+use ruma::{
+    OwnedRoomId, OwnedServerName, RoomId, api::federation::event::get_event::v1 as get_event,
+};
 use serde_json::Map;
 
 use crate::authority::Authority;
@@ -288,6 +290,46 @@ async fn missing_history_is_fetched() {
     for event in &said {
         b.has(&room, event).await;
     }
+}
+
+/// Who is put out while it can't be reached has to have what led to that: else it takes no notice, and
+/// goes on in a room of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_put_out_after_a_gap_learns_of_it() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    let room = room(&a, "12", Preset::PublicChat).await;
+    join(&b, &room, &a).await.unwrap();
+    let seal = a.federation.network.admission.mode();
+    let closed = resuni_federation::Mode::Closed;
+    a.federation.network.admission.set(closed);
+    let unsent = a.say(&room, "unsent").await;
+    let dispatched = async {
+        while a.federation.stats().destinations_waiting > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, dispatched).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    a.federation.network.admission.set((*seal).clone());
+    let (admin, guest) = (a.user(), b.user());
+    a.rooms.ban(&room, &admin, &guest, None).await.unwrap();
+    let put_out = async {
+        while b.view(&room).await.member(&guest).await.unwrap() != Some(Membership::Ban) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, put_out).await.unwrap();
+    b.has(&room, &unsent).await;
+    // What comes after is not for it.
+    let after = a.say(&room, "among us").await;
+    let request = get_event::Request::new(after);
+    let terms = resuni_federation::Terms::ASKED;
+    let refused = b.federation.network.client.send(&a.name, request, terms);
+    assert_eq!(
+        refused.await.unwrap_err().remote_code(),
+        Some("M_NOT_FOUND")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
