@@ -46,6 +46,12 @@ destinations = $destinations
 [outbound]
 deny_ip_ranges = []
 
+[url_previews]
+enabled = true
+
+[server_notices]
+enabled = true
+
 [appservices]
 config_files = [$bridges]
 

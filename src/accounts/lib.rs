@@ -206,7 +206,7 @@ impl Accounts {
     }
 
     /// The user id of a local part that is known to be a good one.
-    fn user_id(&self, localpart: &str) -> Result<OwnedUserId, AccountError> {
+    pub fn user_id(&self, localpart: &str) -> Result<OwnedUserId, AccountError> {
         UserId::parse_with_server_name(localpart, self.server_name())
             .map_err(|error| AccountError::InvalidUsername(error.to_string()))
     }

@@ -61,6 +61,9 @@ settings! {
         /// Uploaded files.
         table media: Media = Media::default();
 
+        /// What links in messages lead to.
+        table url_previews: UrlPreviews = UrlPreviews::default();
+
         /// Who is there.
         table presence: Presence = Presence::default();
 
@@ -69,6 +72,9 @@ settings! {
 
         /// Group calls.
         table calls: Calls = Calls::default();
+
+        /// What you tell your users.
+        table server_notices: ServerNotices = ServerNotices::default();
 
         /// Bridges and bots.
         table appservices: Appservices = Appservices::default();
@@ -246,11 +252,51 @@ settings! {
 }
 
 settings! {
+    /// What links in messages lead to. Your server fetches the pages that its users name: they show
+    /// its address to whoever runs them. `outbound.deny_ip_ranges` holds for each connection.
+    pub struct UrlPreviews {
+        /// Whether there are previews.
+        value enabled: bool = false;
+
+        /// Only these domains and those below them. By default all.
+        value allowed_domains: Vec<String> = Vec::new(), like "[\"example.org\"]";
+
+        /// Never these domains, nor those below them.
+        value denied_domains: Vec<String> = Vec::new(), like "[\"internal.example.org\"]";
+
+        /// The languages that pages are asked for, as in the header Accept-Language.
+        value language: String = "en".to_owned();
+
+        /// How many days previews and their pictures are kept. What is older than an hour is looked
+        /// at again when somebody asks.
+        value keep_days: u64 = 7;
+    }
+}
+
+settings! {
     /// Who is there.
     pub struct Presence {
         /// Whether people see who of those they share a room with is online. It costs a message to
         /// every server concerned whenever somebody comes or goes.
         value enabled: bool = true;
+    }
+}
+
+settings! {
+    /// What you tell your users, each in a room of their own, by POST to
+    /// /_synapse/admin/v1/send_server_notice with an administrator's access token.
+    pub struct ServerNotices {
+        /// Whether there is such an endpoint, and an account that speaks for the server.
+        value enabled: bool = false;
+
+        /// The local part of that account's user id. Nobody may have it yet.
+        value localpart: String = "_server".to_owned();
+
+        /// The name of that account.
+        value display_name: String = "Server notices".to_owned();
+
+        /// The name of the rooms.
+        value room_name: String = "Server notices".to_owned();
     }
 }
 

@@ -71,6 +71,9 @@ pub(crate) static DELAYED_OWNERS: Table<String, u64> = Table::new(0x070a, "delay
 pub(crate) static DELAYED_TXNS: Table<(AccountNum, String, String, String), String> =
     Table::new(0x070b, "delayed, transactions");
 
+/// The room in which the server speaks to an account.
+pub(crate) static NOTICE_ROOMS: Table<AccountNum, String> = Table::new(0x070c, "notice rooms");
+
 /// All tables of this crate, for the doctor.
 pub static TABLES: &[TableInfo] = &[
     TALLIES.info(),
@@ -84,6 +87,7 @@ pub static TABLES: &[TableInfo] = &[
     DELAYED_DUE.info(),
     DELAYED_OWNERS.info(),
     DELAYED_TXNS.info(),
+    NOTICE_ROOMS.info(),
 ];
 
 /// A row of [`TALLIES`]. Differences may be negative, so the sums are signed.

@@ -17,6 +17,7 @@ use serde_json::{Value, json, value::to_raw_value};
 
 mod delayed;
 mod gateway;
+mod notices;
 mod services;
 
 use crate::{

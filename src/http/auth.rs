@@ -247,6 +247,9 @@ fn allow(caller: &Session, policy: Policy) -> Result<(), ApiError> {
     if caller.is_guest && !policy.guests {
         return Err(ApiError::guests("Guests may not do this."));
     }
+    if policy.admin && !caller.is_admin {
+        return Err(ApiError::forbidden("Only administrators may do this."));
+    }
     if caller.is_suspended && !policy.suspended {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,

@@ -14,7 +14,7 @@ use resuni_accounts::{AccountError, AuthError, uia::UiaChallenge};
 use resuni_dag::FormatError;
 use resuni_delivery::DeliveryError;
 use resuni_federation::{FederationError, RemoteError};
-use resuni_media::MediaError;
+use resuni_media::{MediaError, PreviewError};
 use resuni_rooms::RoomError;
 use resuni_search::SearchError;
 use resuni_store::StoreError;
@@ -388,6 +388,19 @@ impl From<SyncError> for ApiError {
             SyncError::Accounts(error) => error.into(),
             SyncError::Unread(error) => error.into(),
             SyncError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<PreviewError> for ApiError {
+    fn from(error: PreviewError) -> ApiError {
+        let message = error.to_string();
+        match error {
+            PreviewError::Refused => ApiError::forbidden(message),
+            PreviewError::Unreachable(_) => {
+                ApiError::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
+            }
+            PreviewError::Media(error) => error.into(),
         }
     }
 }

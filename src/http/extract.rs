@@ -38,6 +38,8 @@ pub struct Policy {
     pub locked: bool,
     /// Whether suspended accounts may use it (Client-Server API, "Account suspension").
     pub suspended: bool,
+    /// Whether it is for administrators only.
+    pub admin: bool,
     /// Which bucket its requests are taken from.
     pub class: Class,
     /// A query parameter and its value where the client says nothing, although the spec wants it.
@@ -53,6 +55,7 @@ impl Policy {
         guests: false,
         locked: false,
         suspended: true,
+        admin: false,
         class: Class::Other,
         default: None,
         required: None,

@@ -4,6 +4,8 @@
 //! with many deployments expect it: the body is signed with HMAC-SHA1 over
 //! `nonce \0 user \0 password \0 (admin|notadmin) [\0 user_type]`.
 
+mod notices;
+
 use std::sync::Arc;
 
 use axum::{Extension, Router, body::Body, extract::State, routing::get};
@@ -24,7 +26,7 @@ use crate::{
 /// The table of these endpoints.
 pub fn routes() -> Routes {
     let register = get(nonce).post(register).layer(Extension(Policy::CLIENT));
-    Routes::new().raw(Router::<AppState>::new().route("/_synapse/admin/v1/register", register))
+    notices::routes().raw(Router::<AppState>::new().route("/_synapse/admin/v1/register", register))
 }
 
 async fn nonce(State(accounts): State<Arc<Accounts>>) -> Result<RawJson, ApiError> {

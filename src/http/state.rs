@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 use ipnet::IpNet;
 use resuni_accounts::{Accounts, Turn};
-use resuni_delivery::{DelayedEvents, Push, ServiceClient};
+use resuni_delivery::{DelayedEvents, Notices, Push, ServiceClient};
 use resuni_federation::Federation;
-use resuni_media::Media;
+use resuni_media::{Media, Previews};
 use resuni_rooms::Rooms;
 use resuni_search::Search;
 use resuni_sync::Sync;
@@ -73,12 +73,16 @@ pub struct AppState {
     pub federation: Option<Arc<Federation>>,
     /// Files.
     pub media: Arc<Media>,
+    /// What links lead to; none where that is switched off.
+    pub previews: Option<Arc<Previews>>,
     /// What people are told of.
     pub push: Arc<Push>,
     /// Events that are sent later.
     pub delayed: Arc<DelayedEvents>,
     /// Bridges and bots.
     pub services: Arc<ServiceClient>,
+    /// What operators tell people; none where that is switched off.
+    pub notices: Option<Arc<Notices>>,
     /// What is found by its words.
     pub search: Arc<Search>,
     /// What devices have not seen yet.
@@ -103,9 +107,11 @@ part! {
     rooms: Arc<Rooms>,
     federation: Option<Arc<Federation>>,
     media: Arc<Media>,
+    previews: Option<Arc<Previews>>,
     push: Arc<Push>,
     delayed: Arc<DelayedEvents>,
     services: Arc<ServiceClient>,
+    notices: Option<Arc<Notices>>,
     search: Arc<Search>,
     sync: Arc<Sync>,
     limits: Arc<Limits>,

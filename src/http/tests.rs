@@ -179,6 +179,8 @@ impl Server {
             push,
             services: Arc::new(ServiceClient::new().unwrap()),
             delayed,
+            notices: None,
+            previews: None,
             search,
             sync,
             limits: Arc::new(Limits::new(None, clock)),

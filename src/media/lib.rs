@@ -10,6 +10,7 @@
 
 mod error;
 mod picture;
+mod previews;
 mod promises;
 pub mod tables;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use tokio::{
 
 pub use error::MediaError;
 pub use picture::{Wanted, dimensions};
+pub use previews::{Answer, PreviewConfig, PreviewError, Previews, Web};
 pub use tables::{MediaRow, TABLES};
 
 use tables::MEDIA;

@@ -71,6 +71,16 @@ pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), MediaError> {
     Ok((width, height))
 }
 
+/// Type, width and height of a picture.
+///
+/// # Errors
+/// [`MediaError::NoPicture`].
+pub(crate) fn describe(bytes: &[u8]) -> Result<(&'static str, u32, u32), MediaError> {
+    let format = reader(bytes)?.0;
+    let (width, height) = dimensions(bytes)?;
+    Ok((format.to_mime_type(), width, height))
+}
+
 /// Makes a picture smaller. `None` if it is no larger than what is wanted: it is never made larger.
 pub(crate) fn thumbnail(bytes: &[u8], wanted: Wanted) -> Result<Option<Made>, MediaError> {
     let (format, reader) = reader(bytes)?;

@@ -14,12 +14,20 @@ pub static PROMISES_OF: Table<(String, String), ()> = Table::new(0x0403, "promis
 pub static THUMBNAILS: Table<([u8; 32], u32, u32, u8), ThumbnailRow> =
     Table::new(0x0404, "thumbnails");
 
+/// What was found at web addresses, by their SHA-256.
+pub static PREVIEWS: Table<[u8; 32], PreviewRow> = Table::new(0x0405, "previews");
+/// The same in the order in which they are removed, by time in milliseconds since 1970: the id of the picture, or
+/// nothing.
+pub static PREVIEWS_DUE: Table<(u64, [u8; 32]), String> = Table::new(0x0406, "previews, due");
+
 /// All tables of this crate.
 pub const TABLES: &[TableInfo] = &[
     MEDIA.info(),
     PROMISES.info(),
     PROMISES_OF.info(),
     THUMBNAILS.info(),
+    PREVIEWS.info(),
+    PREVIEWS_DUE.info(),
 ];
 
 /// A row of [`MEDIA`].
@@ -63,6 +71,18 @@ pub struct ThumbnailRow {
     pub content_type: String,
 }
 versioned!(ThumbnailRow, 1);
+
+/// A row of [`PREVIEWS`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviewRow {
+    /// When it was found, in milliseconds since 1970.
+    pub found_ms: u64,
+    /// When it is removed.
+    pub due_ms: u64,
+    /// What the page says, as JSON; none where it could not be had.
+    pub said: Option<String>,
+}
+versioned!(PreviewRow, 1);
 
 mod v1 {
     use ruma::OwnedUserId;

@@ -13,6 +13,7 @@ mod serve;
 mod settings;
 mod social;
 mod stop;
+mod web_access;
 
 use std::process::ExitCode;
 

@@ -9,13 +9,15 @@ use axum::routing::get;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost, Turn, TurnAccess};
 use resuni_config::{Config, HashingCost, RateLimits};
 use resuni_dag::SigningKey;
-use resuni_delivery::{DelayedEvents, Push, ServiceClient, Services, Upgrades};
+use resuni_delivery::{
+    DelayedEvents, Notices, NoticesConfig, Push, ServiceClient, Services, Upgrades,
+};
 use resuni_federation::net::WebClient;
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_feed::Feed;
 use resuni_http::limits::{Limits, Rate, Rates};
 use resuni_http::{AppState, Registration, Settings, Support};
-use resuni_media::{Media, MediaConfig};
+use resuni_media::{Media, MediaConfig, PreviewConfig, Previews};
 use resuni_rooms::{Rooms, RoomsConfig};
 use resuni_search::Search;
 use resuni_store::{EngineConfig, RocksConfig, SharedClock, Store, StoreError, SystemClock};
@@ -26,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::data::DataDir;
 use crate::operator::{Answering, Door};
 use crate::social;
+use crate::web_access::TheWeb;
 
 /// How often what is written lazily is written.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
@@ -96,15 +99,19 @@ impl Parts {
         };
         let client = federation.as_ref().map(|f| f.network.client.clone());
         let pages = social::pages(config, feed.clone(), client)?;
+        let media = open_media(config, data, &store).await?;
+        let previews = open_previews(config, &media)?;
         let state = AppState {
             settings: Arc::new(http_settings(config)),
             accounts: accounts.clone(),
             rooms: rooms.clone(),
             federation: federation.clone(),
-            media: open_media(config, data, &store).await?,
+            media,
+            previews: previews.clone(),
             push: push.clone(),
             services: services.clone(),
             delayed: delayed.clone(),
+            notices: open_notices(config, &rooms, &accounts).await?,
             search: search.clone(),
             sync: sync.clone(),
             limits: Arc::new(Limits::new(rates(&config.rate_limits), clock())),
@@ -131,6 +138,9 @@ impl Parts {
                     tracing::error!(%error, "nothing more is sent to other servers");
                 }
             });
+        }
+        if let Some(previews) = previews {
+            tasks.spawn(tidy(previews, stopping.clone()));
         }
         tasks.spawn(housekeeping(accounts.clone(), stopping.clone()));
         tasks.close();
@@ -205,6 +215,44 @@ async fn open_media(config: &Config, data: &DataDir, store: &Store) -> Result<Ar
     Media::open(settings, store.clone(), clock())
         .await
         .context("The folder of uploaded files can't be opened.")
+}
+
+/// Opens the previews of links, if there are to be any.
+fn open_previews(config: &Config, media: &Arc<Media>) -> Result<Option<Arc<Previews>>> {
+    let settings = &config.url_previews;
+    if !settings.enabled {
+        return Ok(None);
+    }
+    let web = TheWeb::new(config)?;
+    let settings = PreviewConfig {
+        allowed_domains: settings.allowed_domains.clone(),
+        denied_domains: settings.denied_domains.clone(),
+        language: settings.language.clone(),
+        keep_ms: settings.keep_days.saturating_mul(24 * 60 * 60 * 1000),
+    };
+    let previews = Previews::new(media.clone(), settings, Box::new(web));
+    Ok(Some(previews))
+}
+
+/// Opens what operators tell people through, if they want to.
+async fn open_notices(
+    config: &Config,
+    rooms: &Arc<Rooms>,
+    accounts: &Arc<Accounts>,
+) -> Result<Option<Arc<Notices>>> {
+    let settings = &config.server_notices;
+    if !settings.enabled {
+        return Ok(None);
+    }
+    let settings = NoticesConfig {
+        localpart: settings.localpart.clone(),
+        display_name: settings.display_name.clone(),
+        room_name: settings.room_name.clone(),
+    };
+    Notices::open(rooms.clone(), accounts.clone(), settings)
+        .await
+        .context("The server's notices can't be set up.")
+        .map(Some)
 }
 
 /// Opens the rooms.
@@ -382,6 +430,19 @@ fn gateways(config: &Config) -> Result<WebClient> {
     let denied = config.outbound.deny_ip_ranges.clone();
     resuni_federation::web_client(denied, &config.federation.extra_ca_files)
         .context("Push gateways can't be reached.")
+}
+
+/// Removes previews that are no longer kept.
+async fn tidy(previews: Arc<Previews>, stopping: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = tokio::time::sleep(HOUSEKEEPING) => {}
+        }
+        if let Err(error) = previews.forget().await {
+            tracing::error!(%error, "old previews could not be removed");
+        }
+    }
 }
 
 async fn housekeeping(accounts: Arc<Accounts>, stopping: CancellationToken) {

@@ -225,6 +225,8 @@ impl Machine {
                 1,
             ),
             push,
+            notices: None,
+            previews: None,
             limits: Arc::new(Limits::new(None, clock)),
         })
     }

@@ -92,7 +92,11 @@ impl Dialer {
         }
     }
 
-    async fn tcp(&self, host: &str, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
+    /// Connects to the first of `addresses` that answers, without TLS: nobody makes sure who it is.
+    ///
+    /// # Errors
+    /// [`DialError`]; addresses that may not be reached are skipped before a packet is sent.
+    pub async fn tcp(&self, host: &str, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
         if addresses.is_empty() {
             return Err(DialError::NoAddress(host.to_owned()));
         }

@@ -23,6 +23,7 @@ use hyper_util::{
 };
 use tokio::{net::TcpStream, time};
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 use tower::Service;
 
 use super::{DialError, Dialer, Dns};
@@ -214,20 +215,27 @@ impl<L: Locate> Service<Uri> for Connector<L> {
         let this = self.clone();
         Box::pin(async move {
             let (host, addresses) = this.locator.locate(&uri).await?;
-            Ok(Stream(TokioIo::new(
-                this.dialer.dial(&host, &addresses).await?,
-            )))
+            // Only `WebClient::look` asks for anything but https.
+            let stream = if uri.scheme() == Some(&http::uri::Scheme::HTTP) {
+                Either::Right(this.dialer.tcp(&host, &addresses).await?)
+            } else {
+                Either::Left(this.dialer.dial(&host, &addresses).await?)
+            };
+            Ok(Stream(TokioIo::new(stream)))
         })
     }
 }
 
-/// A TLS stream that tells hyper which protocol was agreed on.
-pub(crate) struct Stream(TokioIo<TlsStream<TcpStream>>);
+/// A TLS stream that tells hyper which protocol was agreed on, or one without TLS.
+pub(crate) struct Stream(TokioIo<Either<TlsStream<TcpStream>, TcpStream>>);
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        let (_, session) = self.0.inner().get_ref();
-        if session.alpn_protocol() == Some(b"h2") {
+        let protocol = match self.0.inner() {
+            Either::Left(tls) => tls.get_ref().1.alpn_protocol(),
+            Either::Right(_) => None,
+        };
+        if protocol == Some(b"h2") {
             Connected::new().negotiated_h2()
         } else {
             Connected::new()
@@ -288,7 +296,11 @@ impl Locate for Web {
             .unwrap_or_default()
             .trim_matches(['[', ']'])
             .to_owned();
-        let port = uri.port_u16().unwrap_or(self.default_port);
+        let default = match uri.scheme_str() {
+            Some("http") => 80,
+            _ => self.default_port,
+        };
+        let port = uri.port_u16().unwrap_or(default);
         if let Ok(ip) = host.parse() {
             return Ok((host, vec![SocketAddr::new(ip, port)]));
         }
@@ -353,6 +365,29 @@ impl WebClient {
         time::timeout(timeout, chain)
             .await
             .unwrap_or(Err(HttpError::Timeout(timeout)))
+    }
+
+    /// One GET of a web page, by https or http, without following redirects: its head, and its body as it comes. The
+    /// caller bounds the time, and what is read of the body.
+    ///
+    /// # Errors
+    /// [`HttpError`]. A status other than 2xx is an answer, not an error.
+    pub async fn look(
+        &self,
+        address: &url::Url,
+        headers: HeaderMap,
+    ) -> Result<Response<Incoming>, HttpError> {
+        let not_web = || HttpError::NotHttps(address.to_string());
+        if !matches!(address.scheme(), "http" | "https") {
+            return Err(not_web());
+        }
+        let mut request = Request::get(address.as_str())
+            .body(Full::default())
+            .map_err(|_| not_web())?;
+        *request.headers_mut() = headers;
+        let agent = http::HeaderValue::from_static(crate::USER_AGENT);
+        request.headers_mut().insert(header::USER_AGENT, agent);
+        self.http.inner.request(request).await.map_err(from_client)
     }
 
     /// POST of a JSON body, without following redirects.

@@ -1,5 +1,7 @@
 //! Files (Client-Server API, "Content repository").
 
+use std::sync::Arc;
+
 use axum::{
     Extension, Router,
     extract::{Query, Request, State},
@@ -8,7 +10,7 @@ use axum::{
 };
 use http::{HeaderMap, header, request::Parts};
 use resuni_accounts::Session;
-use resuni_media::{About, Wanted};
+use resuni_media::{About, Previews, Wanted};
 use ruma::{
     OwnedServerName, UInt,
     api::{
@@ -17,7 +19,7 @@ use ruma::{
             authenticated_media,
             media::{
                 create_mxc_uri, get_content, get_content_as_filename, get_content_thumbnail,
-                get_media_config,
+                get_media_config, get_media_preview,
             },
         },
     },
@@ -51,6 +53,8 @@ pub fn routes() -> Routes {
         .with(policy, create)
         .on(config)
         .on(old_config)
+        .on(preview)
+        .on(old_preview)
         .guest(download)
         .guest(download_as)
         .guest(thumbnail)
@@ -149,6 +153,27 @@ async fn config(
 #[expect(deprecated, reason = "clients of before v1.11")]
 async fn old_config(State(files): State<Files>, _: Ruma<get_media_config::v3::Request>) -> RawJson {
     RawJson::of(&json!({ "m.upload.size": files.media.max_bytes() }))
+}
+
+async fn preview(
+    State(previews): State<Option<Arc<Previews>>>,
+    Ruma { body, .. }: Ruma<authenticated_media::get_media_preview::v1::Request>,
+) -> Result<RawJson, ApiError> {
+    shown(previews.as_deref(), &body.url).await
+}
+
+#[expect(deprecated, reason = "clients of before v1.11")]
+async fn old_preview(
+    State(previews): State<Option<Arc<Previews>>>,
+    Ruma { body, .. }: Ruma<get_media_preview::v3::Request>,
+) -> Result<RawJson, ApiError> {
+    shown(previews.as_deref(), &body.url).await
+}
+
+/// What an address leads to, as it is now: `ts` asks for another time, which is a wish only.
+async fn shown(previews: Option<&Previews>, address: &str) -> Result<RawJson, ApiError> {
+    let previews = previews.ok_or_else(ApiError::unrecognized)?;
+    Ok(RawJson(previews.preview(address).await?.into()))
 }
 
 async fn download(

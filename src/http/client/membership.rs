@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use bytes::Bytes;
 use resuni_accounts::{Accounts, InviteVerdict, Session};
-use resuni_delivery::ServiceClient;
+use resuni_delivery::{Notices, ServiceClient};
 use resuni_federation::Federation;
 use resuni_rooms::{
     Gaps, MemberDetails, Membership, PageQuery, RoomView, Rooms, StateView, TimelineToken,
@@ -220,11 +220,29 @@ fn extra(raw: &[u8]) -> Result<Map<String, Value>, ApiError> {
     Ok(extra)
 }
 
+/// Client-Server API, "Server Notices": the invite to the room where the server speaks can't be rejected.
+pub async fn check_leaving(
+    notices: Option<&Notices>,
+    user: &UserId,
+    room: &RoomId,
+) -> Result<(), ApiError> {
+    match notices {
+        Some(notices) if notices.must_not_leave(user, room).await? => Err(ApiError::new(
+            http::StatusCode::FORBIDDEN,
+            ruma::api::error::ErrorCode::CannotLeaveServerNoticeRoom,
+            "This is where the server tells you what you should know: the invite can't be rejected.",
+        )),
+        _ => Ok(()),
+    }
+}
+
 async fn leave(
     State(rooms): State<Arc<Rooms>>,
+    State(notices): State<Option<Arc<Notices>>>,
     State(federation): State<Option<Arc<Federation>>>,
     Ruma { body, caller, .. }: Ruma<leave_room::v3::Request>,
 ) -> Answer<leave_room::v3::Response> {
+    check_leaving(notices.as_deref(), &caller.user_id, &body.room_id).await?;
     let remote = Remote {
         rooms: &rooms,
         federation: federation.as_deref(),

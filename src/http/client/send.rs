@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use resuni_accounts::{Accounts, Session};
-use resuni_delivery::{Delayed, DelayedEvents};
+use resuni_delivery::{Delayed, DelayedEvents, Notices};
 use resuni_rooms::{NewEvent, Rooms, TxnKey};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, TransactionId, UserId,
@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
     delayed::{delay, keep},
-    membership::{check_guest, check_invite},
+    membership::{check_guest, check_invite, check_leaving},
 };
 use crate::{
     error::ApiError,
@@ -153,6 +153,7 @@ async fn state(
     State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
     State(delayed): State<Arc<DelayedEvents>>,
+    State(notices): State<Option<Arc<Notices>>>,
     Ruma {
         body, caller, uri, ..
     }: Ruma<send_state_event::v3::Request>,
@@ -166,6 +167,9 @@ async fn state(
             && let Ok(target) = <&UserId>::try_from(body.state_key.as_str())
         {
             check_invite(&accounts, &caller.user_id, target).await?;
+        }
+        if membership.as_deref() == Some("leave") && body.state_key == caller.user_id.as_str() {
+            check_leaving(notices.as_deref(), &caller.user_id, &body.room_id).await?;
         }
     }
     if kind == "m.room.create" {

@@ -364,3 +364,53 @@ async fn a_server_that_is_gone_is_left_alone() {
         "{error}"
     );
 }
+
+/// What links lead to is looked at by the same guard, by http too.
+#[tokio::test]
+async fn s096_pages_at_denied_addresses_are_not_looked_at() {
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let server = tokio::spawn({
+        let asked = asked.clone();
+        async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                asked.fetch_add(1, Ordering::SeqCst);
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                let answer = "HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 2\r\n\r\nhi";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    });
+    let look = async |deny: &[&str], host: &str| {
+        let deny = deny.iter().map(|net| net.parse().unwrap()).collect();
+        let web = resuni_federation::web_client(deny, &[]).unwrap();
+        let url = format!("http://{host}:{port}/").parse().unwrap();
+        web.look(&url, http::HeaderMap::new()).await
+    };
+    let denied = ["127.0.0.0/8", "::1/128", "0.0.0.0/8", "::ffff:0:0/96"];
+    for host in [
+        "127.0.0.1",
+        "2130706433",
+        "localhost",
+        "0.0.0.0",
+        "[::ffff:127.0.0.1]",
+    ] {
+        let error = look(&denied, host).await.unwrap_err();
+        assert!(
+            error.to_string().contains("may not reach"),
+            "{host}: {error}"
+        );
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    // Where it may be reached, a redirect is an answer and not followed.
+    let answer = look(&[], "127.0.0.1").await.unwrap();
+    assert_eq!(answer.status(), 302);
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!((&body[..], asked.load(Ordering::SeqCst)), (&b"hi"[..], 1));
+    server.abort();
+}
