@@ -177,8 +177,13 @@ impl Ingest {
             // In a task of its own, so that it ends what it began when the sender hangs up.
             let (this, origin) = (Arc::clone(self), origin.to_owned());
             let task = tokio::spawn(async move { this.process(&origin, request).await });
-            task.await
-                .map_err(|e| FederationError::Internal(e.to_string()))
+            let response = task.await;
+            // What could not be written is to come again: an answer would say that it was taken, or that
+            // something is wrong with it.
+            if let Some(error) = self.store.has_ended() {
+                return Err(error.into());
+            }
+            response.map_err(|e| FederationError::Internal(e.to_string()))
         };
         let response = answer.get_or_try_init(work).await?;
         Ok(transaction::Response::new(response.pdus.clone()))

@@ -6,8 +6,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use resuni_rooms::{RoomView, doctor};
-use ruma::{EventId, OwnedEventId, RoomId};
+use resuni_rooms::{Membership, RoomView, doctor, membership_of};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
 
 use crate::machine::{Machine, Server};
 
@@ -38,6 +38,8 @@ struct Side {
     name: String,
     view: RoomView,
     state: BTreeMap<(String, String), OwnedEventId>,
+    /// Members: joined or not, and whether the event is their own.
+    members: BTreeMap<OwnedUserId, (bool, bool)>,
     digest: Option<[u8; 32]>,
     extremities: BTreeSet<OwnedEventId>,
 }
@@ -77,6 +79,8 @@ pub async fn check(
                 sides.push(side);
             }
         }
+        let removed = put_out_silently(&sides);
+        sides.retain(|side| !removed.contains(&side.machine));
         let all_spoke = sides
             .iter()
             .all(|side| !silent.contains(&(side.machine, room.clone())));
@@ -119,10 +123,41 @@ async fn side(
         machine: index,
         name: machine.name.to_string(),
         state: state.iter().map(entry).collect(),
+        members: state.iter().filter_map(member).collect(),
         digest: view.state_digest().await?,
         extremities: view.extremities().await?.into_iter().collect(),
         view,
     }))
+}
+
+fn member(pdu: &resuni_dag::Pdu) -> Option<(OwnedUserId, (bool, bool))> {
+    let user = UserId::parse(pdu.state_key().filter(|_| pdu.kind() == "m.room.member")?).ok()?;
+    let joined = membership_of(pdu) == Some(Membership::Join);
+    let own = pdu.sender() == user;
+    Some((user, (joined, own)))
+}
+
+/// Machines that most others have nobody of in the room, by state resolution alone: nobody put their
+/// users out with an event that could be sent to them, and the protocol has no other way to tell them.
+fn put_out_silently(sides: &[Side]) -> BTreeSet<usize> {
+    let out = |side: &Side, by: &Side| {
+        side.members
+            .iter()
+            .filter(|(user, (joined, _))| *joined && user.server_name().as_str() == side.name)
+            .all(|(user, _)| {
+                let there = by.members.get(user);
+                there.is_none_or(|(joined, own)| !joined && *own)
+            })
+    };
+    let mut found = BTreeSet::new();
+    for side in sides {
+        let others = sides.iter().filter(|other| other.machine != side.machine);
+        let says = others.clone().filter(|other| out(side, other)).count();
+        if says * 2 > others.count() {
+            found.insert(side.machine);
+        }
+    }
+    found
 }
 
 fn compare(room: &str, sides: &[Side], all_spoke: bool, wrong: &mut Vec<String>) {

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use futures_util::FutureExt as _;
 use resuni_accounts::{
     AccountKind, Accounts, AccountsConfig, AppServices, DeviceRequest, NewAccount,
 };
@@ -257,7 +256,7 @@ impl Machine {
     /// Whether the power has failed since this was last asked, in the middle of a write.
     pub fn has_failed(&self) -> bool {
         let server = self.server.as_ref();
-        server.is_some_and(|server| server.store.ended().now_or_never().is_some())
+        server.is_some_and(|server| server.store.has_ended().is_some())
     }
 
     /// Cuts the power. Of what was not synced chance decides what survives.

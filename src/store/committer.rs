@@ -274,6 +274,10 @@ impl Committer {
             .unwrap_or(StoreError::Closed)
     }
 
+    pub fn has_ended(&self) -> Option<StoreError> {
+        self.ended.borrow().clone()
+    }
+
     // ---- syncing -------------------------------------------------------------
 
     fn want_sync(&self, write: WriteNumber, soon: bool) {

@@ -175,6 +175,11 @@ impl Store {
         self.inner.committer.ended().await
     }
 
+    /// Why the store takes no more writes, if it does not: as [`Store::ended`], without waiting.
+    pub fn has_ended(&self) -> Option<StoreError> {
+        self.inner.committer.has_ended()
+    }
+
     #[cfg(test)]
     pub(crate) fn committer(&self) -> &Arc<Committer> {
         &self.inner.committer

@@ -9,7 +9,7 @@ use resuni_rooms::{
 use resuni_store::{Direction, Position, ScanRange, Snapshot};
 use ruma::ServerName;
 
-use super::{Shared, is_ours, queue::Item};
+use super::{Shared, is_ours, put_out, queue::Item};
 use crate::{
     error::FederationError,
     tables::{NEWEST, Newest},
@@ -41,21 +41,43 @@ pub(super) async fn missed(
         return Ok(Vec::new());
     };
     let snapshot = shared.store.snapshot();
-    match one_by_one(shared, &snapshot, number, after, up_to).await? {
-        Some(items) => Ok(items),
-        None => newest_of_each_room(shared, &snapshot, number, after, up_to).await,
+    let mut missed = Missed::default();
+    if one_by_one(
+        shared,
+        &snapshot,
+        (server, number),
+        (after, up_to),
+        &mut missed,
+    )
+    .await?
+    {
+        return Ok(missed.in_rooms);
     }
+    let mut items = newest_of_each_room(shared, &snapshot, number, after, up_to).await?;
+    items.extend(missed.put_out);
+    items.sort_by_key(|item| item.position);
+    items.dedup_by_key(|item| item.position);
+    Ok(items)
 }
 
+/// What was found in the log.
+#[derive(Default)]
+struct Missed {
+    /// All of it.
+    in_rooms: Vec<Item>,
+    /// The part that puts the server's users out: no later event of these rooms would tell it.
+    put_out: Vec<Item>,
+}
+
+/// Whether that is all that was missed.
 async fn one_by_one(
     shared: &Shared,
     snapshot: &Snapshot,
-    server: ServerNum,
-    after: Position,
-    up_to: Position,
-) -> Result<Option<Vec<Item>>, FederationError> {
+    (name, server): (&ServerName, ServerNum),
+    (after, up_to): (Position, Position),
+    missed: &mut Missed,
+) -> Result<bool, FederationError> {
     let mut in_room: HashMap<RoomNum, bool> = HashMap::new();
-    let mut items = Vec::new();
     let mut at = after;
     for _ in 0..MAX_ENTRIES / PAGE {
         let entries = shared.store.log().read(at, up_to, PAGE).await?;
@@ -72,21 +94,31 @@ async fn one_by_one(
                     is_in
                 }
             };
-            if is_in {
-                items.push(Item {
-                    position: entry.position,
-                    room,
-                    event: log.event,
-                });
+            let item = Item {
+                position: entry.position,
+                room,
+                event: log.event,
+            };
+            // By now a server that somebody was put out of the room on may have nobody in it.
+            let puts_out = log.target.is_some()
+                && match shared.rooms.view_num(room).await? {
+                    Some(view) => put_out(&view, &log).await?.is_some_and(|out| out == name),
+                    None => false,
+                };
+            if puts_out {
+                missed.put_out.push(item);
+            }
+            if is_in || puts_out {
+                missed.in_rooms.push(item);
             }
         }
         match entries.last() {
-            _ if items.len() > MAX_ITEMS => return Ok(None),
+            _ if missed.in_rooms.len() > MAX_ITEMS => return Ok(false),
             Some(last) if entries.len() == PAGE => at = last.position,
-            _ => return Ok(Some(items)),
+            _ => return Ok(true),
         }
     }
-    Ok(None)
+    Ok(false)
 }
 
 async fn newest_of_each_room(

@@ -434,9 +434,7 @@ impl Dispatcher<'_> {
             return Ok(());
         };
         let mut servers = self.servers_of(&view, changed).await?;
-        if log.flags & flags::MEMBER != 0 {
-            servers.extend(self.removed(&view, &log).await?);
-        }
+        servers.extend(put_out(&view, &log).await?);
         let newest = Newest {
             position: entry.position,
             event: log.event,
@@ -476,24 +474,23 @@ impl Dispatcher<'_> {
         self.servers.insert(view.num(), now);
         Ok(all)
     }
+}
 
-    /// The server of somebody who was kicked, banned or whose invite was taken back: it may have nobody
-    /// else in the room, and has to know.
-    async fn removed(
-        &self,
-        view: &RoomView,
-        log: &EventLog,
-    ) -> Result<Option<OwnedServerName>, FederationError> {
-        let Some(target) = log.target else {
-            return Ok(None);
-        };
-        let pdus = view.pdus(&[log.event]).await?;
-        let membership = pdus.first().and_then(membership_of);
-        if !matches!(membership, Some(Membership::Leave | Membership::Ban)) {
-            return Ok(None);
-        }
-        Ok(Some(view.user_id(target).await?.server_name().to_owned()))
+/// The server of somebody who was kicked, banned or whose invite was taken back: it may have nobody else
+/// in the room, and has to know.
+async fn put_out(
+    view: &RoomView,
+    log: &EventLog,
+) -> Result<Option<OwnedServerName>, FederationError> {
+    let Some(target) = log.target.filter(|_| log.flags & flags::MEMBER != 0) else {
+        return Ok(None);
+    };
+    let pdus = view.pdus(&[log.event]).await?;
+    let membership = pdus.first().and_then(membership_of);
+    if !matches!(membership, Some(Membership::Leave | Membership::Ban)) {
+        return Ok(None);
     }
+    Ok(Some(view.user_id(target).await?.server_name().to_owned()))
 }
 
 /// Events of our own users in rooms that we are in. A join by way of another server is sent on by that

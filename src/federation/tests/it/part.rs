@@ -21,7 +21,7 @@ use resuni_federation::{
     Federation, FederationError, FederationParts, Incoming, Mode, Network, NetworkConfig,
 };
 use resuni_rooms::{NewEvent, RoomView, Rooms, RoomsConfig, Typing};
-use resuni_store::{SharedClock, Store, SystemClock};
+use resuni_store::{EngineConfig, SharedClock, Store, SystemClock};
 use ruma::{
     OwnedEventId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
     api::{IncomingRequestExt as _, OutgoingResponse, OutgoingResponseExt as _, federation as api},
@@ -101,6 +101,15 @@ pub type Map = BTreeMap<OwnedServerName, SocketAddr>;
 
 /// The servers of these names, each knowing where the others are.
 pub async fn servers<const N: usize>(authority: &Authority, names: [&str; N]) -> [Part; N] {
+    servers_on(authority, names, |_| EngineConfig::Memory).await
+}
+
+/// The same, each on an engine of its own kind.
+pub async fn servers_on<const N: usize>(
+    authority: &Authority,
+    names: [&str; N],
+    engine: impl Fn(&str) -> EngineConfig,
+) -> [Part; N] {
     let mut map = Map::new();
     let mut listeners = Vec::new();
     for name in names {
@@ -110,7 +119,7 @@ pub async fn servers<const N: usize>(authority: &Authority, names: [&str; N]) ->
     }
     let mut parts = Vec::new();
     for (name, listener) in names.into_iter().zip(listeners) {
-        let store = Store::memory().await;
+        let store = Store::open(engine(name)).await.unwrap();
         let acceptor = authority.acceptor(&[name]);
         let part = Part::start(authority, name, store, rand::random(), &map, acceptor).await;
         parts.push(part.listen(listener));

@@ -4,14 +4,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use resuni_federation::{FederationError, Handshake, Joined};
 use resuni_rooms::{CreateRoom, Gaps, Membership, PageQuery, Preset, TimelineToken};
-use resuni_store::Direction;
+use resuni_store::{Direction, EngineConfig, SimulatedDisk};
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId, api::federation::event::get_event::v1 as get_event,
 };
 use serde_json::Map;
 
 use crate::authority::Authority;
-use crate::part::{Map as Addresses, PATIENCE, Part, servers};
+use crate::part::{Map as Addresses, PATIENCE, Part, servers, servers_on};
 
 pub async fn room(at: &Part, version: &str, preset: Preset) -> OwnedRoomId {
     let request = CreateRoom {
@@ -258,6 +258,52 @@ pub async fn addresses(a: &Part, b: &Part) -> Addresses {
         map.insert(name.clone(), found[0]);
     }
     map
+}
+
+/// Its last user is put out while it is away, and who did it is restarted: it is told all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_away_learns_that_it_was_put_out() {
+    let authority = Authority::new();
+    let [mut a, mut b] = servers(&authority, ["a.test", "b.test"]).await;
+    let room = room(&a, "12", Preset::PublicChat).await;
+    join(&b, &room, &a).await.unwrap();
+    let map = addresses(&a, &b).await;
+    b.stop().await;
+    let (admin, guest) = (a.user(), b.user());
+    a.rooms.kick(&room, &admin, &guest, None).await.unwrap();
+    a.stop().await;
+    b.restart(&authority, &map).await;
+    a.restart(&authority, &map).await;
+    let put_out = async {
+        while b.view(&room).await.member(&guest).await.unwrap() != Some(Membership::Leave) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, put_out).await.unwrap();
+}
+
+/// A server whose disk fails answers nothing of what it could not write, so that it is sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failing_disk_did_not_take_is_sent_again() {
+    let authority = Authority::new();
+    let disk = SimulatedDisk::default();
+    let [a, b] = servers_on(&authority, ["a.test", "b.test"], |name| match name {
+        "b.test" => EngineConfig::Simulated(disk.clone()),
+        _ => EngineConfig::Memory,
+    })
+    .await;
+    let room = room(&a, "12", Preset::PublicChat).await;
+    join(&b, &room, &a).await.unwrap();
+    b.has(&room, &a.say(&room, "while all is well").await).await;
+    let before = b.lies.asked("send");
+    disk.fail_after(0);
+    a.say(&room, "lost?").await;
+    let again = async {
+        while b.lies.asked("send") < before + 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
