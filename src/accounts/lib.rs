@@ -38,6 +38,7 @@ mod tables;
 mod tags;
 #[cfg(test)]
 mod testing;
+mod threads;
 mod turn;
 pub mod uia;
 mod upgraded_rooms;
@@ -70,8 +71,10 @@ pub use sessions::{DeviceRequest, Login, Session};
 pub use shared_secret::SharedSecretRequest;
 pub use tables::{
     ACCOUNT, ACCOUNT_DATA, Account, AccountDataChanged, AccountKind, AccountNum, AccountsChange,
-    DEVICES, DeviceChange, DevicesChanged, PROFILE, PUSHERS_CHANGED, ProfileChanged, TABLES,
+    DEVICES, DeviceChange, DevicesChanged, Following, PROFILE, PUSHERS_CHANGED, ProfileChanged,
+    TABLES, THREADS_CHANGED, ThreadName,
 };
+pub use threads::{StoppedFollowing, ThreadChange, ThreadChanges};
 pub use turn::{Turn, TurnAccess, TurnCredentials};
 pub use users::AccountSummary;
 

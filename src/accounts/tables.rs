@@ -79,8 +79,17 @@ pub(crate) static PUSHKEYS: Table<(String, String, AccountNum), ()> =
 pub(crate) static DEVICE_PUSHERS: Table<(AccountNum, String, String, String), ()> =
     Table::new(0x0313, "device_pushers");
 
+/// Threads that somebody follows, or followed (MSC4306), by room and root.
+pub(crate) static THREADS: Table<(AccountNum, String, String), ThreadRow> =
+    Table::new(0x0332, "threads");
+/// The same in the order in which they changed: one row for each row above.
+pub(crate) static THREAD_CHANGES: Table<(AccountNum, Position), ThreadName> =
+    Table::new(0x0333, "changes of threads");
+
 /// The tables of this crate, for the doctor and the documentation.
 pub static TABLES: &[TableInfo] = &[
+    THREADS.info(),
+    THREAD_CHANGES.info(),
     ACCOUNTS.info(),
     DEACTIVATING.info(),
     DEVICE.info(),
@@ -292,6 +301,36 @@ versioned!(PusherRow, 1);
 versioned!(Account, 1);
 versioned!(Device, 1);
 versioned!(Seen, 1);
+/// A row of [`THREADS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ThreadRow {
+    /// Whether the thread is followed.
+    pub following: Following,
+    /// Since when.
+    pub position: Position,
+}
+
+/// Whether somebody follows a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Following {
+    /// Not any more.
+    No,
+    /// By their own wish.
+    ByUser,
+    /// Their client made them, because they were mentioned.
+    ByClient,
+}
+
+/// A thread: a row of [`THREAD_CHANGES`], and the payload of [`THREADS_CHANGED`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadName {
+    /// The room's id.
+    pub room: String,
+    /// The id of the event that the thread is about.
+    pub root: String,
+}
+versioned!(ThreadRow, 1);
+versioned!(ThreadName, 1);
 versioned!(AccessToken, 1);
 versioned!(RefreshToken, 1);
 versioned!(RegistrationTokenRow, 1);
@@ -302,6 +341,8 @@ versioned!(DataName, 1);
 
 // ---- the log; the scope of every entry is the account number, the payload is postcard ----------
 
+/// Somebody follows a thread, or does so no more: the [`ThreadName`].
+pub const THREADS_CHANGED: Topic = Topic(0x0308);
 /// Account data changed: [`AccountDataChanged`].
 pub const ACCOUNT_DATA: Topic = Topic(0x0301);
 /// A profile field changed: [`ProfileChanged`].

@@ -29,6 +29,16 @@ pub enum What {
     EmptySyncMany,
     /// The first sync, without the members that it can do without, of a user in a large room.
     LazySync,
+    /// The first sync of a user in so many rooms.
+    FirstSyncOf(usize),
+    /// The first window of the room list of such a user.
+    FirstListOf(usize),
+    /// A message, and the sync that brings it.
+    Follow,
+    /// What a waiting client costs in memory.
+    WaitingMemory,
+    /// What all of them cost in CPU.
+    WaitingCpu,
     /// From a send to the waiting sync of another user of the same server.
     Delivery,
     /// From a send to the last of many waiting syncs of the same server.

@@ -198,11 +198,16 @@ pub(crate) async fn unread(
     now: Position,
 ) -> Result<RoomUnread, DeliveryError> {
     let (snapshot, room) = (view.snapshot(), view.num());
+    // Nothing moved a tally after the newest event: who has read that needs no look at any.
+    let now = now.min(view.last_position());
     let main = read.in_thread(snapshot, MAIN, "main").await?;
     let mut unread = RoomUnread {
         main: between(snapshot, (room, MAIN), subjects, (main, now)).await?,
         threads: BTreeMap::new(),
     };
+    if read.everywhere >= now {
+        return Ok(unread);
+    }
     let active = ScanRange::after(&(room, read.everywhere)).within(&room);
     let rows = snapshot
         .scan(&ACTIVE, active, Direction::Backward, THREADS)

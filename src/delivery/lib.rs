@@ -18,6 +18,7 @@ mod services;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod upgrades;
 
 use std::{
@@ -41,6 +42,7 @@ pub use notices::{Notice, NoticeError, Notices, NoticesConfig};
 pub use notifications::{MAX_NOTIFICATIONS, Notification, NotificationsPage};
 pub use services::{Ping, PingError, ServiceClient, Services};
 pub use tables::TABLES;
+pub use threads::ThreadError;
 pub use upgrades::Upgrades;
 
 use crate::{

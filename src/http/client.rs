@@ -35,6 +35,7 @@ mod sliding;
 mod spaces;
 mod state;
 mod sync;
+mod threads;
 mod to_device;
 mod uia;
 mod versions;
@@ -80,6 +81,7 @@ pub fn routes() -> Routes {
         spaces::routes,
         state::routes,
         sync::routes,
+        threads::routes,
         to_device::routes,
         versions::routes,
         voip::routes,

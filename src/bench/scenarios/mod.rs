@@ -1,5 +1,6 @@
 //! The loads, in the order they are run. Each starts from what the one before left.
 
+mod devices;
 mod federation;
 mod reads;
 mod sends;
@@ -42,6 +43,10 @@ pub struct Sizes {
     pub rooms: usize,
     /// Messages in each of them.
     pub messages_per_room: usize,
+    /// In how many rooms the user is whose first syncs are compared, growing.
+    pub room_counts: &'static [usize],
+    /// Clients that wait while nothing happens.
+    pub idle_clients: usize,
     /// Samples of a delivery latency.
     pub deliveries: usize,
     /// Messages of the burst to the other server.
@@ -62,6 +67,8 @@ impl Sizes {
             waiting: 20,
             rooms: 10,
             messages_per_room: 10,
+            room_counts: &[10, 30],
+            idle_clients: 200,
             deliveries: 20,
             burst: 50,
         }
@@ -80,6 +87,8 @@ impl Sizes {
             waiting: 200,
             rooms: 100,
             messages_per_room: 50,
+            room_counts: &[10, 100, 1_000],
+            idle_clients: 5_000,
             deliveries: 100,
             burst: 500,
         }
@@ -123,6 +132,9 @@ pub async fn run(
     let large = bench.large_room(&one, &users, &owner).await?;
     bench.state(&one, &users, &owner).await?;
     bench.syncs(&one).await?;
+    bench.first_looks(&one).await?;
+    bench.follow(&one, &users).await?;
+    bench.wait(&one, &users).await?;
     bench.lazy_sync(&one, &users).await?;
     bench.local_delivery(&users, &owner).await?;
     bench.fan_out(&one, &users, &large).await?;

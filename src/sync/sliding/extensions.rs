@@ -40,6 +40,7 @@ impl Look<'_> {
         self.account_data(rooms, draft).await?;
         self.receipts(rooms, draft).await?;
         self.typing(rooms, draft).await?;
+        self.thread_subscriptions(draft).await?;
         self.note_behind(draft);
         Ok(())
     }

@@ -11,6 +11,7 @@ mod order;
 mod request;
 mod room;
 mod stretch;
+mod threads;
 mod window;
 
 use std::{
@@ -24,15 +25,18 @@ use resuni_rooms::{RoomNum, client_format::push_string};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use tokio::time::Instant;
 
-pub use self::request::{
-    RequiredState, RoomConfig, RoomFilters, Scope, SlidingExtensions, SlidingForm, SlidingList,
-    SlidingRequest, StateRule, ToDeviceExtension,
-};
 use self::{
     connection::{ConnKey, Connections, Seen, Sent, Step},
     order::RoomList,
     stretch::Stretch,
     window::Window,
+};
+pub use self::{
+    request::{
+        RequiredState, RoomConfig, RoomFilters, Scope, SlidingExtensions, SlidingForm, SlidingList,
+        SlidingRequest, StateRule, ToDeviceExtension,
+    },
+    threads::ThreadPage,
 };
 use crate::{MAX_TIMEOUT, Sync, SyncToken, Who, error::SyncError, joined::quoted};
 

@@ -708,3 +708,44 @@ async fn the_unstable_form_has_its_own_names() {
     let second = home.slide(&bob, pos(&first), &request).await;
     assert_eq!(second["rooms"][room.as_str()]["notification_count"], 0);
 }
+
+#[tokio::test]
+async fn threads_that_are_followed_are_told_with_the_newest_changes() {
+    let home = Home::new().await;
+    let alice = home.person("alice").await;
+    let thread = |root: &str| resuni_accounts::ThreadName {
+        room: "!r:h".to_owned(),
+        root: root.to_owned(),
+    };
+    let follow = async |root: &str| {
+        let thread = thread(root);
+        let followed = home.accounts.follow_thread(alice.account, &thread, None);
+        assert_eq!(followed.await.unwrap(), Ok(()));
+    };
+    let mut request = SlidingRequest::default();
+    request.extensions.thread_subscriptions = Some(2);
+    let name = "io.element.msc4308.thread_subscriptions";
+    for root in ["$a", "$b", "$c"] {
+        follow(root).await;
+    }
+    home.accounts
+        .unfollow_thread(alice.account, &thread("$b"))
+        .await
+        .unwrap();
+    let first = home.slide(&alice, "", &request).await;
+    let told = &first["extensions"][name];
+    assert_eq!(told["subscribed"]["!r:h"]["$c"]["automatic"], false);
+    assert!(told["unsubscribed"].is_null(), "who begins follows nothing");
+    assert!(
+        told["prev_batch"].is_string(),
+        "there is more than the limit"
+    );
+    let quiet = home.slide(&alice, pos(&first), &request).await;
+    assert!(quiet["extensions"][name].is_null());
+    home.accounts
+        .unfollow_thread(alice.account, &thread("$a"))
+        .await
+        .unwrap();
+    let next = home.slide(&alice, pos(&quiet), &request).await;
+    assert!(next["extensions"][name]["unsubscribed"]["!r:h"]["$a"]["bump_stamp"].is_u64());
+}

@@ -3,6 +3,9 @@
 // The library's futures are deep.
 #![recursion_limit = "256"]
 
+#[path = "matrix_sdk/sliding.rs"]
+mod sliding;
+
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},

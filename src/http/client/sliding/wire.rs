@@ -30,6 +30,15 @@ pub struct Extensions {
     account_data: OfRooms,
     receipts: OfRooms,
     typing: OfRooms,
+    #[serde(rename = "io.element.msc4308.thread_subscriptions")]
+    thread_subscriptions: Limited,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Limited {
+    enabled: bool,
+    limit: Option<usize>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -91,7 +100,10 @@ impl Extensions {
             account_data: self.account_data.translate(),
             receipts: self.receipts.translate(),
             typing: self.typing.translate(),
-            thread_subscriptions: None,
+            thread_subscriptions: self
+                .thread_subscriptions
+                .enabled
+                .then(|| self.thread_subscriptions.limit.unwrap_or(usize::MAX)),
         })
     }
 }
