@@ -3,7 +3,7 @@
 # Says what it does; does nothing where everything is there.
 set -euo pipefail
 tools=$HOME/.cache/resuni/tools
-export PATH=$PATH:/usr/local/go/bin
+export PATH=$PATH:/usr/local/go/bin:$tools/go/bin
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -34,14 +34,40 @@ browser() {
     have chromium || have chromium-browser || have google-chrome || apt chromium
 }
 
-# Complement needs Go 1.25. From 1.21 on Go fetches the version it needs by itself.
+# Complement needs Go 1.25; from 1.21 on Go fetches the version it needs by itself. Debian's is often older, so
+# Go is taken from where it fetches itself from: its module proxy.
 go_tools() {
     newer_than_120() { have go && [ "$(go env GOVERSION | sed -E 's/^go1\.([0-9]+).*/\1/')" -ge 21 ]; }
-    newer_than_120 || {
-        apt golang-go || true
-        newer_than_120 || apt -t "$(. /etc/os-release && echo "$VERSION_CODENAME")-backports" golang-go || true
-    }
-    newer_than_120 || { echo "Go 1.21 or newer is missing, and Debian has none here" >&2; return 1; }
+    newer_than_120 && return
+    local cpu sum
+    case $(uname -m) in
+    x86_64) cpu=amd64 sum=f4fa35e13952bae9836a82d8cf077710cd58fee98d31680f94edf435852b1af2 ;;
+    aarch64) cpu=arm64 sum=2f51856a090fbee308b1e38e19eb46f59827b1518c61afb4cc46cc4f649b1799 ;;
+    *) echo "Go 1.21 or newer is missing" >&2; return 1 ;;
+    esac
+    have python3 || apt python3
+    echo "== installing Go into $tools/go"
+    python3 - "$cpu" "$sum" "$tools" <<'PYTHON'
+import hashlib, io, os, shutil, sys, urllib.request, zipfile
+cpu, wanted, tools = sys.argv[1:]
+name = f"golang.org/toolchain@v0.0.1-go1.25.4.linux-{cpu}"
+url = f"https://proxy.golang.org/{name.replace('@', '/@v/')}.zip"
+data = urllib.request.urlopen(url, timeout=600).read()
+found = hashlib.sha256(data).hexdigest()
+if found != wanted:
+    sys.exit(f"{url} is not what it should be: its SHA-256 is {found}")
+shutil.rmtree(f"{tools}/go.new", ignore_errors=True)
+zipfile.ZipFile(io.BytesIO(data)).extractall(f"{tools}/go.new")
+root = f"{tools}/go.new/{name}"
+for folder in ("bin", "pkg/tool"):
+    for at, _, files in os.walk(f"{root}/{folder}"):
+        for file in files:
+            os.chmod(f"{at}/{file}", 0o755)
+shutil.rmtree(f"{tools}/go", ignore_errors=True)
+os.rename(root, f"{tools}/go")
+shutil.rmtree(f"{tools}/go.new")
+PYTHON
+    newer_than_120 || { echo "Go can't be had here" >&2; return 1; }
 }
 
 # Tools of Cargo, compiled once and kept.
