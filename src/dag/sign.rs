@@ -128,6 +128,19 @@ pub fn cosign(
     Pdu::from_object(event, rules)
 }
 
+/// Adds a signature that another server made, beside those that are there.
+pub fn add_signature(
+    pdu: &Pdu,
+    rules: &RoomRules,
+    server: &ServerName,
+    (key_id, signature): (&str, &str),
+) -> Result<Pdu, FormatError> {
+    let mut event = object(pdu.json())?;
+    insert_signature(&mut event, server, key_id.to_owned(), signature.to_owned())
+        .ok_or_else(|| FormatError::field("signatures", "must be an object of objects"))?;
+    Pdu::from_object(event, rules)
+}
+
 fn add_event_signature(
     event: &mut CanonicalJsonObject,
     rules: &RoomRules,
@@ -138,7 +151,7 @@ fn add_event_signature(
         .pair()
         .sign(signed_bytes(event, rules)?.as_bytes())
         .base64();
-    insert_signature(event, server, key, signature)
+    insert_signature(event, server, key.key_id(), signature)
         .ok_or_else(|| FormatError::field("signatures", "must be an object of objects"))
 }
 
@@ -151,14 +164,14 @@ pub fn sign_json(
     let bytes = bytes_without(object, &["signatures", "unsigned"])
         .map_err(|e| SignatureError::Malformed(e.to_string()))?;
     let signature = key.pair().sign(bytes.as_bytes()).base64();
-    insert_signature(object, server, key, signature)
+    insert_signature(object, server, key.key_id(), signature)
         .ok_or_else(|| SignatureError::Malformed("`signatures` is no object".to_owned()))
 }
 
 fn insert_signature(
     object: &mut CanonicalJsonObject,
     server: &ServerName,
-    key: &SigningKey,
+    key_id: String,
     signature: String,
 ) -> Option<()> {
     let empty = || CanonicalJsonValue::Object(CanonicalJsonObject::new());
@@ -170,7 +183,7 @@ fn insert_signature(
         .entry(server.as_str().to_owned())
         .or_insert_with(empty)
         .as_object_mut()?;
-    ours.insert(key.key_id(), CanonicalJsonValue::String(signature));
+    ours.insert(key_id, CanonicalJsonValue::String(signature));
     Some(())
 }
 
@@ -233,6 +246,19 @@ pub fn verify(pdu: &Pdu, rules: &RoomRules, keys: &VerifyKeys) -> Result<Verifie
     } else {
         Ok(Verified::HashMismatch)
     }
+}
+
+/// Checks that `server` signed an event with a key in `keys`, whoever else has to: a policy server is none of those
+/// that [`verify`] asks for, and signs with a key that the room's state names.
+pub fn verify_by(
+    pdu: &Pdu,
+    rules: &RoomRules,
+    server: &ServerName,
+    keys: &VerifyKeys,
+) -> Result<(), SignatureError> {
+    let event = parsed(pdu)?;
+    let bytes = signed_bytes(&event, rules).map_err(malformed)?;
+    verify_server(&event, server, keys, None, &bytes)
 }
 
 /// Checks that `server` signed a JSON object with a key in `keys` (appendices, "Checking for a

@@ -63,6 +63,12 @@ pub enum FederationError {
     /// The requester does not support the room's version (400 `M_INCOMPATIBLE_ROOM_VERSION`).
     #[error("the room has version {0}, which the other server does not support")]
     IncompatibleRoomVersion(RoomVersionId),
+    /// The requester asks for this too often (429 `M_LIMIT_EXCEEDED`).
+    #[error("you ask for this too often")]
+    TooOften {
+        /// Milliseconds until it may be asked again.
+        retry_after_ms: u64,
+    },
     /// Something of ours failed: the disk, a bug (500 `M_UNKNOWN`).
     #[error("{0}")]
     Internal(String),
@@ -113,7 +119,9 @@ impl FederationError {
 impl From<RoomError> for FederationError {
     fn from(error: RoomError) -> Self {
         match error {
-            RoomError::Forbidden(message) => Self::Forbidden(message),
+            RoomError::Forbidden(message) | RoomError::Policy { message, .. } => {
+                Self::Forbidden(message)
+            }
             RoomError::NotFound(message) => Self::NotFound(message),
             error @ (RoomError::UnknownRoom(_) | RoomError::NoWay(_)) => {
                 Self::NotFound(error.to_string())

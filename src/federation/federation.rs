@@ -20,6 +20,7 @@ use crate::{
     invites::{Invites, InvitesParts},
     key_cache::KeyCache,
     network::Network,
+    policy::PolicyServers,
     resync::Resyncs,
     sender::{Sender, SenderParts},
     serve::{Serve, ServeParts},
@@ -104,6 +105,10 @@ impl Federation {
             stop,
         } = parts;
         let client = &network.client;
+        rooms.ask_policy_servers_by(Arc::new(PolicyServers::new(
+            server_name.clone(),
+            Arc::clone(client),
+        )));
         let checker = Checker::new(Arc::clone(&network.keys), Arc::clone(&network.admission));
         let fetcher = Arc::new(Fetcher::new(
             server_name.clone(),
@@ -123,6 +128,7 @@ impl Federation {
         let divergences = Arc::new(Divergences::new(
             Arc::clone(&rooms),
             Arc::clone(client),
+            Arc::clone(&fetcher),
             Arc::clone(&clock),
         ));
         let sender = Sender::open(SenderParts {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use parking_lot::Mutex;
 use resuni_dag::{Edges, Pdu, topological_order};
 use resuni_rooms::{Received, RoomError, RoomView, Rooms};
@@ -279,8 +279,9 @@ impl Fetcher {
         // With one parent, the state before the event is that after the parent, which most servers that
         // have both can tell; some know the state at the parent only.
         if let [parent] = missing {
-            match self.state_after(room, server, parent).await {
-                Ok(state) => return Ok(state),
+            match self.state_ids(room, server, parent).await {
+                // What of it can't be had now can't be had by asking for it at another event.
+                Ok(ids) => return self.advance(room, server, ids, parent).await,
                 Err(error) if error.is_unreachable() => return Err(error),
                 Err(error) => {
                     tracing::debug!(%room, event = %parent, %error, "no state at a missing event");
@@ -297,7 +298,19 @@ impl Fetcher {
         server: &ServerName,
         event: &OwnedEventId,
     ) -> Result<Vec<OwnedEventId>, FederationError> {
-        let mut state = self.state_at(room, server, event).await?;
+        let ids = self.state_ids(room, server, event).await?;
+        self.advance(room, server, ids, event).await
+    }
+
+    /// The state before an event brought, and the event added to it.
+    async fn advance(
+        &self,
+        room: &RoomId,
+        server: &ServerName,
+        before: state_ids::Response,
+        event: &OwnedEventId,
+    ) -> Result<Vec<OwnedEventId>, FederationError> {
+        let mut state = self.bring_state(room, server, event, before).await?;
         let view = self.view(room).await?;
         let event = self
             .events(&view, server, std::slice::from_ref(event))
@@ -339,6 +352,16 @@ impl Fetcher {
         server: &ServerName,
         event: &EventId,
     ) -> Result<Vec<OwnedEventId>, FederationError> {
+        let ids = self.state_ids(room, server, event).await?;
+        self.bring_state(room, server, event, ids).await
+    }
+
+    async fn state_ids(
+        &self,
+        room: &RoomId,
+        server: &ServerName,
+        event: &EventId,
+    ) -> Result<state_ids::Response, FederationError> {
         let request = state_ids::Request::new(event.to_owned(), room.to_owned());
         let ids = self.client.send(server, request, STATE_TERMS).await?;
         if ids.pdu_ids.len() > MAX_STATE || ids.auth_chain_ids.len() > MAX_STATE {
@@ -347,6 +370,18 @@ impl Fetcher {
                 "the state is too large",
             ));
         }
+        Ok(ids)
+    }
+
+    /// Makes the events of a state and of its auth chain known to the room. The ids of the state, of those events
+    /// that passed their checks.
+    async fn bring_state(
+        &self,
+        room: &RoomId,
+        server: &ServerName,
+        event: &EventId,
+        ids: state_ids::Response,
+    ) -> Result<Vec<OwnedEventId>, FederationError> {
         let view = self.view(room).await?;
         let mut unknown = Vec::new();
         let mut seen = HashSet::new();
@@ -392,23 +427,25 @@ impl Fetcher {
         server: &ServerName,
         ids: &[OwnedEventId],
     ) -> Vec<Pdu> {
-        let raws: Vec<Box<RawValue>> = stream::iter(ids.to_vec())
-            .map(|id| async move {
-                let request = get_event::Request::new(id);
-                self.client
-                    .send(server, request, TERMS.up_to(256 << 10))
-                    .await
-                    .ok()
-                    .map(|a| a.pdu)
-            })
+        let mut requests = Vec::with_capacity(ids.len());
+        for id in ids {
+            requests.push(self.raw_event(server, id).boxed());
+        }
+        let raws: Vec<Box<RawValue>> = stream::iter(requests)
             .buffer_unordered(CONCURRENT)
-            .filter_map(|raw| async { raw })
+            .filter_map(std::future::ready)
             .collect()
             .await;
         let mut events = self.checked(view, raws).await;
         // What was not asked for is not taken.
         events.retain(|pdu| ids.iter().any(|id| id == pdu.event_id()));
         events
+    }
+
+    async fn raw_event(&self, server: &ServerName, id: &EventId) -> Option<Box<RawValue>> {
+        let request = get_event::Request::new(id.to_owned());
+        let answer = self.client.send(server, request, TERMS.up_to(256 << 10));
+        answer.await.ok().map(|answer| answer.pdu)
     }
 
     /// Hands auth chains and states over to the room, ancestors first.

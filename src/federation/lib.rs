@@ -29,6 +29,7 @@ mod lookup;
 pub mod media;
 pub mod net;
 pub mod network;
+mod policy;
 pub mod resync;
 pub mod sender;
 pub mod serve;

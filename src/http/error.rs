@@ -365,6 +365,12 @@ impl From<RoomError> for ApiError {
             RoomError::Remote { .. } => {
                 ApiError::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
             }
+            RoomError::Policy {
+                status, errcode, ..
+            } => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+                ApiError::new(status, ErrorCode::from(errcode), message)
+            }
             RoomError::Contended => {
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unknown, message)
             }
@@ -430,6 +436,9 @@ impl From<FederationError> for ApiError {
                 ApiError::new(StatusCode::FORBIDDEN, code, message)
             }
             FederationError::NotFound(_) => ApiError::not_found(message),
+            FederationError::TooOften { retry_after_ms } => {
+                ApiError::limit_exceeded(Duration::from_millis(retry_after_ms))
+            }
             FederationError::BadRequest { errcode, .. } => bad_request(ErrorCode::from(errcode)),
             FederationError::IncompatibleRoomVersion(version) => {
                 bad_request(ErrorCode::IncompatibleRoomVersion)

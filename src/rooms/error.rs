@@ -41,6 +41,16 @@ pub enum RoomError {
     /// The room's version is not one of `resuni_dag::SUPPORTED` (`M_UNSUPPORTED_ROOM_VERSION`).
     #[error("room version {0} is not supported by this server")]
     UnsupportedVersion(String),
+    /// The room's policy server has not signed it: what it answered, or that it can't be asked.
+    #[error("{message}")]
+    Policy {
+        /// The HTTP status.
+        status: u16,
+        /// The Matrix error code.
+        errcode: String,
+        /// A sentence.
+        message: String,
+    },
     /// The event is larger than the spec allows (`M_TOO_LARGE`).
     #[error("{0}")]
     TooLarge(String),

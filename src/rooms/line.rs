@@ -2,19 +2,20 @@
 
 use std::collections::HashSet;
 
-use resuni_dag::Pdu;
+use resuni_dag::{Pdu, limits};
 use resuni_store::{Applied, Batch, Direction, Position, ScanRange, StoreError};
 use ruma::{OwnedEventId, RoomId, UserId};
 use serde_json::value::RawValue;
 
 use crate::{
-    build,
+    build::{self, Spot},
     delta::{self, Judged},
     error::RoomError,
     events::{NewEvent, SAYS_NOTHING, TxnKey},
     lane::{Lane, Live, Tip},
     partial::{Told, Whole},
-    plan::judge_own,
+    plan::{Verdict, judge_own},
+    receive::Refs,
     resolve,
     rooms::Rooms,
     tables::{Given, Head, LOCAL_MEMBERS, Place, STATE_AT, TOPIC_EVENT, flags},
@@ -37,7 +38,7 @@ pub(crate) struct Line<'a> {
     pub said: Vec<Said>,
     /// Our join brought a partial state along.
     pub told: Option<Told>,
-    /// The state becomes whole with this batch.
+    /// The state becomes whole with this batch, or is judged again.
     pub whole: Option<Whole>,
 }
 
@@ -112,11 +113,7 @@ impl<'a> Line<'a> {
         event: NewEvent,
         txn: Option<TxnKey>,
     ) -> Result<OwnedEventId, RoomError> {
-        let spot = build::end_of(&mut self.work, &self.live).await?;
-        let (draft, auth) = build::draft(&self.work, &self.live, &spot, sender, event).await?;
-        let (pdu, state) = build::seal(&self.work, draft, spot.before).await?;
-        judge_own(&pdu, self.work.rules, &state).map_err(RoomError::Forbidden)?;
-        self.check_against_head(&pdu, spot.before).await?;
+        let (pdu, auth, spot) = self.prepare(sender, event).await?;
         let num = self.work.new_event(pdu.event_id());
         let after = self.state_with(spot.before, num, &pdu).await?;
         let generation = build::generation(&self.work, &auth).await?;
@@ -138,6 +135,37 @@ impl<'a> Line<'a> {
         };
         self.extend(event, &follows, 0).await?;
         Ok(id)
+    }
+
+    /// An event of one of our users for the end of the room, signed, if the rules let them. Nothing is written.
+    pub async fn prepare(
+        &mut self,
+        sender: &UserId,
+        event: NewEvent,
+    ) -> Result<(Pdu, Vec<EventNum>, Spot), RoomError> {
+        let spot = build::end_of(&mut self.work, &self.live).await?;
+        let (draft, auth) = build::draft(&self.work, &self.live, &spot, sender, event).await?;
+        let (pdu, state) = build::seal(&self.work, draft, spot.before).await?;
+        judge_own(&pdu, self.work.rules, &state).map_err(RoomError::Forbidden)?;
+        self.check_against_head(&pdu, spot.before).await?;
+        Ok((pdu, auth, spot))
+    }
+
+    /// Lays an event that was prepared before and signed by the policy server meanwhile: at its place, which need not be
+    /// the end any more, and if the rules still let it.
+    pub async fn say_prepared(&mut self, pdu: Pdu, txn: Option<TxnKey>) -> Result<(), RoomError> {
+        let refs = Refs::of(&self.work, self.live.num, &pdu).await?;
+        let before = self.state_before(&refs.prev, None).await?;
+        match self.judge_in(&pdu, &refs.auth, before, true).await? {
+            Verdict::Accept => {}
+            Verdict::SoftFail(reason) | Verdict::Reject(reason) => {
+                return Err(RoomError::Forbidden(reason));
+            }
+        }
+        let event = self.judged(pdu, refs.auth, before, true).await?;
+        let follows = self.followed(refs.prev).await?;
+        self.extend(Judged { txn, ..event }, &follows, 0).await?;
+        self.tie(limits::PREV_EVENTS).await
     }
 
     /// With more extremities than an event may name, the state it is built on is not the current one.
@@ -301,7 +329,9 @@ impl<'a> Line<'a> {
         if let Some(position) = whole_at {
             snap = head.snap;
             self.work.batch.put(&STATE_AT, &(room, position), &snap);
-            head.whole_since = Some(position);
+            if self.whole.as_ref().is_some_and(|whole| !whole.again) {
+                head.whole_since = Some(position);
+            }
         }
         let mut log = Vec::with_capacity(said.len());
         for (said, position) in said.into_iter().zip(&positions) {

@@ -55,6 +55,8 @@ pub(crate) struct Told {
 pub(crate) struct Whole {
     /// Servers that had a user in the room at some time since our join.
     pub seen: BTreeSet<ServerNum>,
+    /// It was whole before, and is judged again.
+    pub again: bool,
 }
 
 /// What is missing of a partial room.
@@ -164,12 +166,9 @@ impl Rooms {
         }
         let row = view.snapshot().get(&PARTIAL, &view.num()).await?;
         let mut servers = row.map(|row| row.residents).unwrap_or_default();
-        for server in view.servers(usize::MAX).await? {
-            if !servers.contains(&server) {
-                servers.push(server);
-            }
-        }
-        servers.retain(|server| server != self.server_name());
+        servers.extend(view.servers(usize::MAX).await?);
+        let mut seen = HashSet::from([self.server_name().to_owned()]);
+        servers.retain(|server| seen.insert(server.clone()));
         Ok(Some(Resync { wanted, servers }))
     }
 
@@ -424,7 +423,10 @@ impl Line<'_> {
         missed.retain(|server| *server != own && !told.contains(server));
         let row = snapshot.get(&PARTIAL, &room).await?;
         let log = WholeLog {
-            since: row.map_or(Position(0), |row| row.since),
+            since: match whole.again {
+                true => position,
+                false => row.map_or(Position(0), |row| row.since),
+            },
             missed: missed.into_iter().collect(),
             memberships,
         };

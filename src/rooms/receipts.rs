@@ -158,11 +158,14 @@ impl Rooms {
         let read = view.place_in_timeline(event_id).await?;
         let read =
             read.ok_or_else(|| RoomError::NotFound("this event is not in the room".into()))?;
-        self.write_receipt(&view, receipt, read, true).await
+        self.write_receipt(&view, receipt, Some(read), true).await
     }
 
     /// Notes a public receipt that the server `origin` told us of. What it may not say is passed over: receipts of
-    /// other servers' users, of people who are not in the room, and for events that we don't have in this room.
+    /// other servers' users, and of people who are not in the room.
+    ///
+    /// The event may be one that is still on its way, or history that is not here: such a receipt is shown, as the
+    /// newest if it was made last, but the user has not read further here than before.
     pub async fn receive_receipt(
         &self,
         origin: &ServerName,
@@ -181,17 +184,17 @@ impl Rooms {
         if !view.may_be_joined(&receipt.user_id).await? {
             return Ok(false);
         }
-        match view.place_in_timeline(&receipt.event_id).await? {
-            Some(read) => self.write_receipt(&view, receipt, read, false).await,
-            None => Ok(false),
-        }
+        let read = view.place_in_timeline(&receipt.event_id).await?;
+        self.write_receipt(&view, receipt, read, false).await
     }
 
+    /// Writes a receipt unless a newer one is known: by the place in the timeline, or where that of the event is not
+    /// known by the time.
     async fn write_receipt(
         &self,
         view: &RoomView,
         receipt: Receipt,
-        read: TimelineToken,
+        read: Option<TimelineToken>,
         local: bool,
     ) -> Result<bool, RoomError> {
         let room = view.num();
@@ -210,15 +213,28 @@ impl Rooms {
                 receipt.kind,
                 receipt.thread.clone().unwrap_or_default(),
             );
-            match snapshot.get(&RECEIPTS, &key).await? {
-                Some(old)
-                    if TimelineToken {
-                        position: old.read_up_to.0,
-                        sub: old.read_up_to.1,
-                    } >= read =>
-                {
-                    return Ok(false);
+            let old = snapshot.get(&RECEIPTS, &key).await?;
+            let before = old.as_ref().map(|old| TimelineToken {
+                position: old.read_up_to.0,
+                sub: old.read_up_to.1,
+            });
+            let is_newer = match (&old, read) {
+                (None, _) => true,
+                (_, Some(read)) => before.is_none_or(|before| read > before),
+                (Some(old), None) => {
+                    let key = (room, old.position);
+                    let shown = snapshot.get(&RECEIPTS_IN_ORDER, &key).await?;
+                    shown.is_none_or(|shown| shown.ts < receipt.ts)
                 }
+            };
+            if !is_newer {
+                return Ok(false);
+            }
+            let read = read.or(before).unwrap_or(TimelineToken {
+                position: Position(0),
+                sub: 0,
+            });
+            match old {
                 Some(old) => {
                     batch.guard_equals(&RECEIPTS, &key, &old);
                     batch.delete(&RECEIPTS_IN_ORDER, &(room, old.position));

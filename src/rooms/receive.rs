@@ -13,6 +13,7 @@ use crate::{
     events::Received,
     line::Line,
     plan::{AuthState, Case, Verdict, judge},
+    policy::NOT_RECOMMENDED,
     resolve,
     rooms::Rooms,
     tables::{Given, Place},
@@ -66,6 +67,7 @@ impl Rooms {
             ));
         }
         let room: OwnedRoomId = room.to_owned();
+        let (pdu, unwanted) = self.heed_policy(&room, pdu).await?;
         let mut lane = self.lanes.enter(&room).await;
         let Some(mut line) = Line::open(self, &mut lane, &room).await? else {
             return Ok(Received::Known);
@@ -75,7 +77,7 @@ impl Rooms {
             lane.leave(line.live);
             return Ok(Received::Known);
         }
-        let received = line.receive(pdu, state).await?;
+        let received = line.receive(pdu, state, unwanted).await?;
         match received {
             Received::Missing { .. } => lane.leave(line.live),
             Received::Known => {
@@ -172,6 +174,7 @@ impl Line<'_> {
         &mut self,
         pdu: Pdu,
         state: Option<Vec<OwnedEventId>>,
+        unwanted: bool,
     ) -> Result<Received, RoomError> {
         if let Some(num) = self.work.reader.event_num(pdu.event_id()).await?
             && self.work.reader.event_row(num).await?.place.has_state()
@@ -203,7 +206,11 @@ impl Line<'_> {
             None => self.state_before(&refs.prev, None).await?,
         };
         let before = self.learn(before, &refs.auth).await?;
-        let verdict = self.judge_in(&pdu, &refs.auth, before, true).await?;
+        let verdict = match self.judge_in(&pdu, &refs.auth, before, true).await? {
+            // Check 7, the policy server's.
+            Verdict::Accept if unwanted => Verdict::SoftFail(NOT_RECOMMENDED.to_owned()),
+            verdict => verdict,
+        };
         self.keep(pdu, refs, (before, given), verdict).await
     }
 

@@ -11,9 +11,10 @@ use crate::{
     line::{Line, Said},
     partial::Whole,
     plan::Verdict,
+    policy::NOT_RECOMMENDED,
     receive::auth_of,
     relations, resolve,
-    tables::{EventRow, Given, PartialEvent, Place, TIMELINE},
+    tables::{EventRow, Given, OUTLIERS, PartialEvent, Place, TIMELINE},
     types::{EventNum, RoomNum, SnapNum},
     work::Era,
 };
@@ -22,11 +23,22 @@ use crate::{
 const TURN: usize = 64;
 
 /// What was found out so far.
-struct Replay {
+pub(crate) struct Replay {
     noted: HashMap<EventNum, PartialEvent>,
     /// The state after each event that was judged again.
     after: HashMap<EventNum, SnapNum>,
     whole: Whole,
+}
+
+impl Replay {
+    /// Nothing yet, of these events.
+    pub fn of(noted: HashMap<EventNum, PartialEvent>, count: usize) -> Self {
+        Self {
+            noted,
+            after: HashMap::with_capacity(count),
+            whole: Whole::default(),
+        }
+    }
 }
 
 /// An event, and what it has to be judged by.
@@ -51,11 +63,7 @@ impl Line<'_> {
         let order = self.in_order(&noted).await?;
         self.work.era = Era::Whole;
         self.live.tips.clear();
-        let mut replay = Replay {
-            noted,
-            after: HashMap::with_capacity(order.len()),
-            whole: Whole::default(),
-        };
+        let mut replay = Replay::of(noted, order.len());
         for (i, num) in order.into_iter().enumerate() {
             self.judge_again(num, &mut replay).await?;
             if i % TURN == TURN - 1 {
@@ -74,7 +82,7 @@ impl Line<'_> {
     }
 
     /// The noted events, each after those it refers to.
-    async fn in_order(
+    pub async fn in_order(
         &self,
         noted: &HashMap<EventNum, PartialEvent>,
     ) -> Result<Vec<EventNum>, RoomError> {
@@ -103,7 +111,12 @@ impl Line<'_> {
         Ok(order)
     }
 
-    async fn judge_again(&mut self, num: EventNum, replay: &mut Replay) -> Result<(), RoomError> {
+    /// Judges one event again, after those it refers to.
+    pub async fn judge_again(
+        &mut self,
+        num: EventNum,
+        replay: &mut Replay,
+    ) -> Result<(), RoomError> {
         let again = self.again(num, replay).await?;
         let (auth, _) = auth_of(&self.work, &again.pdu).await?;
         let was_shown = matches!(again.row.place, Place::Timeline { .. });
@@ -120,6 +133,13 @@ impl Line<'_> {
         let verdict = self
             .judge_in(&again.pdu, &auth, again.before, by_current)
             .await?;
+        let verdict = match verdict {
+            // The policy server was asked when the event came.
+            Verdict::Accept if self.was_not_recommended(num, &again.row).await? => {
+                Verdict::SoftFail(NOT_RECOMMENDED.to_owned())
+            }
+            verdict => verdict,
+        };
         let accepted = verdict == Verdict::Accept;
         let mut event = self
             .judged(
@@ -148,6 +168,14 @@ impl Line<'_> {
         } else {
             self.refuse_again(event, again).await
         }
+    }
+
+    async fn was_not_recommended(&self, num: EventNum, row: &EventRow) -> Result<bool, RoomError> {
+        if row.place != Place::SoftFailed {
+            return Ok(false);
+        }
+        let kept = self.work.reader.snapshot.get(&OUTLIERS, &num).await?;
+        Ok(kept.is_some_and(|kept| kept.reason.as_deref() == Some(NOT_RECOMMENDED)))
     }
 
     async fn again(&mut self, num: EventNum, replay: &Replay) -> Result<Again, RoomError> {

@@ -1,6 +1,6 @@
 //! The handle that everything else holds.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use resuni_dag::{RoomRules, SigningKey};
 use resuni_store::{SharedClock, Store, StoreError};
@@ -8,8 +8,8 @@ use ruma::{OwnedServerName, RoomVersionId, ServerName};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    cache::Caches, directory::DirectoryOrder, error::RoomError, lane::Lanes, presence::Presence,
-    reader::Reader, spaces::Walks, typing::Typing,
+    cache::Caches, directory::DirectoryOrder, error::RoomError, lane::Lanes, policy::PolicyAsker,
+    presence::Presence, reader::Reader, spaces::Walks, typing::Typing,
 };
 
 /// Who we are, and what new rooms are like.
@@ -39,6 +39,8 @@ pub struct Rooms {
     pub(crate) resolving: Arc<Semaphore>,
     /// Wakes those who wait for a partial state to become whole.
     pub(crate) partial_news: watch::Sender<()>,
+    /// Who asks policy servers.
+    pub(crate) policies: OnceLock<Arc<dyn PolicyAsker>>,
 }
 
 /// States that are resolved at a time.
@@ -64,6 +66,7 @@ impl Rooms {
             lanes: Lanes::new(),
             resolving: Arc::new(Semaphore::new(RESOLVING)),
             partial_news: watch::Sender::new(()),
+            policies: OnceLock::new(),
         }))
     }
 

@@ -1,10 +1,13 @@
 //! The state of a room at an event or at a position of the log, and the difference of two states.
 
+use std::collections::HashSet;
+
 use resuni_dag::Pdu;
-use resuni_store::Position;
-use ruma::EventId;
+use resuni_store::{Direction, Position, ScanRange};
+use ruma::{EventId, UserId};
 
 use crate::error::RoomError;
+use crate::tables::MEMBERS;
 use crate::types::{EventNum, SnapNum};
 use crate::view::RoomView;
 
@@ -123,6 +126,30 @@ impl StateView {
     pub async fn nums(&self) -> Result<Vec<EventNum>, RoomError> {
         let entries = self.view.reader.state_entries(self.snap).await?;
         let mut nums: Vec<EventNum> = entries.into_iter().map(|(_, event)| event).collect();
+        nums.sort_unstable();
+        Ok(nums)
+    }
+
+    /// The numbers of its events but for the members, and the member events of these users. Members are told by the
+    /// index of them: no event is read.
+    pub async fn nums_without_members(&self, but: &[&UserId]) -> Result<Vec<EventNum>, RoomError> {
+        let reader = &self.view.reader;
+        let range = ScanRange::prefix(&self.view.num());
+        let members = reader
+            .snapshot
+            .scan(&MEMBERS, range, Direction::Forward, usize::MAX)
+            .await?;
+        let members: HashSet<EventNum> = members.into_iter().map(|(_, event)| event).collect();
+        let mut nums = Vec::new();
+        for (key, event) in reader.state_entries(self.snap).await? {
+            // The few that are members in this state and not in the current one are told by their keys.
+            if !members.contains(&event) && reader.state_key(key).await?.0 != "m.room.member" {
+                nums.push(event);
+            }
+        }
+        for user in but {
+            nums.extend(self.num("m.room.member", user.as_str()).await?);
+        }
         nums.sort_unstable();
         Ok(nums)
     }

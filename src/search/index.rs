@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use resuni_dag::Pdu;
 use resuni_rooms::{
-    Membership, RoomNum, RoomView, UserNum,
+    RoomNum, RoomView, UserNum,
     fields::string_member,
-    tables::{EventLog, MEMBERS, TOPIC_EVENT, flags},
+    tables::{EventLog, MEMBERS, TOPIC_EVENT, TOPIC_WHOLE, flags},
 };
 use resuni_store::{Batch, Direction, Follower, LogEntry, Position, ScanRange, StoreError};
 use ruma::UserId;
@@ -103,6 +103,15 @@ impl Search {
     }
 
     async fn entry(&self, work: &mut Work, entry: &LogEntry) -> Result<(), SearchError> {
+        if entry.topic == TOPIC_WHOLE {
+            // The members of a partial room have arrived (MSC3902).
+            let room = RoomNum(entry.scope);
+            if let Some(view) = self.rooms.view_num(room).await? {
+                self.everybody(work, &view).await?;
+                work.views.insert(room, view);
+            }
+            return Ok(());
+        }
         if entry.topic != TOPIC_EVENT {
             return Ok(());
         }
@@ -166,9 +175,10 @@ impl Search {
         Ok(())
     }
 
-    /// All members of a room that this server has just come into.
+    /// All who are or were in a room that this server has just come into, or learned the state of: some may be gone
+    /// who were found there before.
     async fn everybody(&self, work: &mut Work, view: &RoomView) -> Result<(), SearchError> {
-        let prefix = (view.num(), Membership::Join);
+        let prefix = view.num();
         let mut range = ScanRange::prefix(&prefix);
         loop {
             let rows = view

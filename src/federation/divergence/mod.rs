@@ -2,9 +2,11 @@
 //!
 //! Every transaction says which states its sender has around its events. Where ours differ, the operator is
 //! told, once in a while for each room, and it is found out in the background at which event the two servers
-//! part. What the other server says never changes a state: it only tells where to look.
+//! part. From there on it is judged again ([`heal`]). What the other server says never changes a state: it only tells
+//! where to look.
 
 pub mod check;
+mod heal;
 pub mod wire;
 
 use std::{
@@ -15,13 +17,14 @@ use std::{
     },
 };
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use resuni_rooms::{RoomView, Rooms, StateHash, StateHashes};
 use resuni_store::SharedClock;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName, serde::Raw};
 use tokio::sync::Semaphore;
 
-use crate::{client::Client, client::Terms, error::FederationError};
+use crate::{client::Client, client::Terms, error::FederationError, fetch::Fetcher};
 use wire::{Mismatch, Told, accumulated, accumulator, hex};
 
 /// A room's difference is looked into, and logged, this often at most.
@@ -41,6 +44,7 @@ const TERMS: Terms = Terms::BACKGROUND.up_to(16 << 10);
 pub struct Divergences {
     rooms: Arc<Rooms>,
     client: Arc<Client>,
+    fetcher: Arc<Fetcher>,
     clock: SharedClock,
     /// When a room's difference was last looked into.
     looked: Mutex<HashMap<OwnedRoomId, u64>>,
@@ -69,12 +73,18 @@ pub enum Comparison {
 }
 
 impl Divergences {
-    /// Looks with `client` for what differs from `rooms`.
+    /// Looks with `client` for what differs from `rooms`, and brings with `fetcher` what is missing here.
     #[must_use]
-    pub fn new(rooms: Arc<Rooms>, client: Arc<Client>, clock: SharedClock) -> Self {
+    pub fn new(
+        rooms: Arc<Rooms>,
+        client: Arc<Client>,
+        fetcher: Arc<Fetcher>,
+        clock: SharedClock,
+    ) -> Self {
         Self {
             rooms,
             client,
+            fetcher,
             clock,
             looked: Mutex::default(),
             looks: Arc::new(Semaphore::new(AT_ONCE)),
@@ -153,13 +163,14 @@ impl Divergences {
 
     async fn look(&self, server: &OwnedServerName, room: &RoomId, event: &EventId) {
         match self.locate(server, room, event).await {
-            Ok(Some(Parting { event, same_before })) => {
-                let where_ = if same_before {
+            Ok(Some(parting)) => {
+                let where_ = if parting.same_before {
                     "this event was judged differently"
                 } else {
                     "the states differ from here on at least"
                 };
-                tracing::warn!(%room, %server, %event, "{where_}");
+                tracing::warn!(%room, %server, event = %parting.event, "{where_}");
+                self.try_to_heal(server, room, event, parting).boxed().await;
             }
             Ok(None) => tracing::info!(%room, %server, "the states are the same again"),
             Err(error) => {

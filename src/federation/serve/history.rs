@@ -113,13 +113,19 @@ impl Serve {
     /// `GET …/state_accumulator/{roomId}?event_id=…` (MSC4500): what the state after an event adds up to.
     ///
     /// # Errors
-    /// 403 for servers that are not in the room, 404 where the state is not known.
+    /// 403 for servers that are not in the room, 404 where the state is not known, 429 for who asks too often.
     pub async fn state_accumulator(
         &self,
         origin: &ServerName,
         request: accumulator::Request,
     ) -> Result<accumulator::Response, FederationError> {
         let view = self.shared_room(origin, &request.room_id).await?;
+        let asker = (origin.to_owned(), request.room_id.clone());
+        self.accumulators
+            .take(&asker, self.clock.now_ms())
+            .map_err(|wait| FederationError::TooOften {
+                retry_after_ms: wait.ms,
+            })?;
         let (lattice, hash) = view
             .accumulator(&request.event_id)
             .await?

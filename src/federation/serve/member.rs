@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use resuni_dag::{Pdu, cosign};
 use resuni_rooms::{
-    EventNum, Membership, NewEvent, Received, RestrictedJoin, RoomError, RoomView, membership_of,
-    tables::Place,
+    EventNum, Membership, NewEvent, Received, RestrictedJoin, RoomError, RoomView, StateView,
+    membership_of, tables::Place,
 };
 use ruma::{
     EventId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
@@ -111,13 +111,11 @@ impl Serve {
         // A view of its own: the first is from before the join.
         let view = self.rooms.view_known(&request.room_id).await?;
         self.end_fork_soon(view.room_id());
-        let state = view.state_before(event.event_id()).await?.nums().await?;
+        let before = view.state_before(event.event_id()).await?;
         let mut room_state = send_join::RoomState::new();
         room_state.event = Some(raw(&event)?);
-        let mut around = state.clone();
-        around.push(num);
         if request.omit_members {
-            let kept = self.without_members(&view, &state, event.sender()).await?;
+            let kept = self.without_members(&view, &before, event.sender()).await?;
             room_state.members_omitted = true;
             room_state.servers_in_room = Some(servers.iter().map(ToString::to_string).collect());
             room_state.state = raws(&view.pdus(&kept).await?)?;
@@ -127,6 +125,9 @@ impl Serve {
             chain.retain(|event| !kept.contains(event));
             room_state.auth_chain = raws(&view.pdus(&chain).await?)?;
         } else {
+            let state = before.nums().await?;
+            let mut around = state.clone();
+            around.push(num);
             let chain = auth_chain::of(&view, &around).await?;
             room_state.state = raws(&view.pdus(&state).await?)?;
             room_state.auth_chain = raws(&view.pdus(&chain).await?)?;
@@ -359,25 +360,19 @@ impl Serve {
     async fn without_members(
         &self,
         view: &RoomView,
-        state: &[EventNum],
+        state: &StateView,
         joining: &UserId,
     ) -> Result<Vec<EventNum>, FederationError> {
-        let pdus = view.pdus(state).await?;
-        let named = pdus
-            .iter()
-            .any(|pdu| pdu.is("m.room.name", "") || pdu.is("m.room.canonical_alias", ""));
-        let heroes = if named {
-            Vec::new()
-        } else {
-            view.heroes(joining).await?
+        let mut named = false;
+        for kind in ["m.room.name", "m.room.canonical_alias"] {
+            named |= state.num(kind, "").await?.is_some();
+        }
+        let heroes = match named {
+            true => Vec::new(),
+            false => view.heroes(joining).await?,
         };
-        let kept = state.iter().zip(&pdus).filter(|(_, pdu)| {
-            pdu.kind() != "m.room.member"
-                || heroes
-                    .iter()
-                    .any(|hero| pdu.state_key() == Some(hero.as_str()))
-        });
-        Ok(kept.map(|(num, _)| *num).collect())
+        let heroes: Vec<&UserId> = heroes.iter().map(AsRef::as_ref).collect();
+        Ok(state.nums_without_members(&heroes).await?)
     }
 }
 

@@ -7,12 +7,16 @@ mod query;
 
 use std::{sync::Arc, time::Duration};
 
-use resuni_accounts::Accounts;
+use resuni_accounts::{
+    Accounts,
+    limits::{Limiter, Rate},
+};
 use resuni_dag::SigningKey;
 use resuni_rooms::{RoomView, Rooms, WholeRoom};
 use resuni_store::SharedClock;
 use ruma::{
-    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId, ServerName, UInt,
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId,
+    ServerName, UInt,
 };
 
 use crate::{acl, checks::Checker, error::FederationError, sender::Sender};
@@ -26,7 +30,18 @@ pub struct Serve {
     checker: Checker,
     sender: Arc<Sender>,
     clock: SharedClock,
+    /// Accumulators asked for, by server and room.
+    accumulators: Limiter<(OwnedServerName, OwnedRoomId)>,
 }
+
+/// Accumulators that a server may ask for in a room: at once those of two searches for an event, then one each second
+/// (MSC4500, "Rate limiting").
+const ACCUMULATORS: Rate = Rate {
+    burst: 60,
+    interval: Duration::from_secs(1),
+};
+/// Servers and rooms of which it is remembered how many were asked for.
+const ASKERS: usize = 4_096;
 
 /// The parts of a [`Serve`].
 pub struct ServeParts {
@@ -72,6 +87,7 @@ impl Serve {
             checker,
             sender,
             clock,
+            accumulators: Limiter::new(ACCUMULATORS, ASKERS),
         }
     }
 

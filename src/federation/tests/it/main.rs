@@ -15,4 +15,5 @@ mod liar;
 mod network;
 mod part;
 mod poison;
+mod policy;
 mod two_servers;

@@ -49,6 +49,8 @@ pub struct Part {
     /// Who types.
     pub typing: Arc<Typing>,
     store: Store,
+    /// Where everybody is.
+    pub map: Map,
     /// The seed of its key.
     pub key: [u8; 32],
     /// What it says that is not so.
@@ -203,6 +205,7 @@ impl Part {
             federation,
             typing,
             store,
+            map: map.clone(),
             key: seed,
             lies: Arc::default(),
             stop,
@@ -255,6 +258,11 @@ impl Part {
         .await;
         let listener = TcpListener::bind(map[&self.name]).await.unwrap();
         *self = part.listen(listener);
+    }
+
+    /// The store itself, to break it on purpose.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The store as it is now.
@@ -424,6 +432,11 @@ async fn route(
             let request = read!(wire::accumulator::Request, &segments[3..]);
             json_of(serve.state_accumulator(origin, request).await?)
         }
+        "sign" | "org.matrix.msc4284" => {
+            let event: Box<serde_json::value::RawValue> =
+                serde_json::from_slice(request.body()).unwrap();
+            Ok(Response::new(Full::from(recommend(&event))))
+        }
         "state_ids" => json_of(
             serve
                 .state_ids(origin, read!(event::get_room_state_ids::v1::Request))
@@ -462,6 +475,25 @@ async fn route(
         },
         other => Err(FederationError::NotFound(format!("no endpoint {other}"))),
     }
+}
+
+/// The key with which these servers sign as policy servers.
+pub fn policy_key() -> SigningKey {
+    SigningKey::generate("policy_server", [7; 32]).unwrap()
+}
+
+/// A policy server recommends whatever does not say "spam".
+fn recommend(event: &serde_json::value::RawValue) -> String {
+    let rules = resuni_dag::RoomRules::of(&RoomVersionId::V12).unwrap();
+    let pdu = resuni_dag::Pdu::parse(event.get(), rules).unwrap();
+    if event.get().contains("spam") {
+        return "{}".to_owned();
+    }
+    let name = ruma::server_name!("p.test");
+    let signed = resuni_dag::cosign(&pdu, rules, name, &policy_key()).unwrap();
+    let signed: Value = serde_json::from_str(signed.json()).unwrap();
+    let signature = &signed["signatures"][name.as_str()]["ed25519:policy_server"];
+    json!({ name.as_str(): { "ed25519:policy_server": signature } }).to_string()
 }
 
 fn json_of(response: impl OutgoingResponse) -> Result<Answer, FederationError> {
