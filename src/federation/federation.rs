@@ -24,6 +24,7 @@ use crate::{
     resync::Resyncs,
     sender::{Sender, SenderParts},
     serve::{Serve, ServeParts},
+    third_party::{ThirdPartyInvites, ThirdPartyParts},
 };
 
 /// What federation stands on.
@@ -62,6 +63,8 @@ pub struct Federation {
     pub handshakes: Handshakes,
     /// Invites, both ways.
     pub invites: Arc<Invites>,
+    /// Invites of people of whom only an address was known.
+    pub third_party: ThirdPartyInvites,
     /// Compares states with those of other servers.
     pub divergences: Arc<Divergences>,
     /// Answers to other servers.
@@ -166,6 +169,15 @@ impl Federation {
             checker.clone(),
             (Arc::clone(&clock), Arc::clone(&resyncs)),
         );
+        let third_party = ThirdPartyInvites::new(ThirdPartyParts {
+            own: server_name.clone(),
+            key: Arc::clone(&key),
+            rooms: Arc::clone(&rooms),
+            accounts: Arc::clone(&accounts),
+            client: Arc::clone(client),
+            invites: Arc::clone(&invites),
+            sender: Arc::clone(&sender),
+        });
         let serve = Serve::new(ServeParts {
             own: server_name,
             key,
@@ -182,6 +194,7 @@ impl Federation {
             fetcher,
             handshakes,
             invites,
+            third_party,
             divergences,
             serve,
             key_cache,

@@ -36,6 +36,7 @@ pub mod serve;
 pub mod spaces;
 pub mod tables;
 mod template;
+pub mod third_party;
 pub mod xmatrix;
 
 pub use admission::{Admission, Mode};

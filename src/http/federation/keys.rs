@@ -10,13 +10,19 @@ use ruma::{
 
 use super::On;
 use crate::{
-    extract::{Answer, Reply, Ruma},
+    extract::{Answer, Policy, Reply, Ruma},
     routes::Routes,
 };
 
 /// The table of this section.
 pub fn routes() -> Routes {
-    Routes::new().on(own).on(query).on(query_many)
+    // As servers ask of before the key's id was taken out of the path, "which is deprecated and ignored".
+    let by_id = ["/_matrix/key/v2/server/{key_id}"];
+    Routes::new()
+        .on(own)
+        .at(&by_id, Policy::CLIENT, own)
+        .on(query)
+        .on(query_many)
 }
 
 async fn own(

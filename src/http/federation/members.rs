@@ -1,13 +1,20 @@
 //! Into rooms and out of them (Server-Server API, "Joining Rooms", "Knocking upon a room", "Inviting
 //! to a room", "Leaving Rooms").
 
-use ruma::api::{
-    OutgoingResponse, OutgoingResponseExt as _,
-    federation::membership::{
-        create_invite, create_join_event, create_knock_event, create_leave_event,
-        prepare_join_event, prepare_knock_event, prepare_leave_event,
+use ruma::{
+    RoomVersionId,
+    api::{
+        OutgoingResponse, OutgoingResponseExt as _,
+        federation::{
+            membership::{
+                create_invite, create_join_event, create_knock_event, create_leave_event,
+                prepare_join_event, prepare_knock_event, prepare_leave_event,
+            },
+            thirdparty::{bind_callback, exchange_invite},
+        },
     },
 };
+use serde_json::value::RawValue;
 
 use super::On;
 use crate::{
@@ -30,6 +37,9 @@ pub fn routes() -> Routes {
         .on(make_knock)
         .on(send_knock)
         .on(invite)
+        .on(invite_v1)
+        .on(exchange)
+        .on(bound)
 }
 
 async fn make_join(
@@ -105,4 +115,41 @@ async fn invite(
     Ruma { body, caller, .. }: Ruma<create_invite::v2::Request>,
 ) -> Answer<create_invite::v2::Response> {
     Ok(Reply(federation.invites.take(&caller, body).await?))
+}
+
+/// "This API is only usable for rooms with version 1 or 2": of which of them is not said, and both have the same events.
+async fn invite_v1(
+    On(federation): On,
+    Ruma {
+        body, caller, raw, ..
+    }: Ruma<create_invite::v1::Request>,
+) -> Result<RawJson, ApiError> {
+    let event: Box<RawValue> = serde_json::from_slice(&raw)
+        .map_err(|error: serde_json::Error| ApiError::unreadable(error.into(), &raw))?;
+    let request = create_invite::v2::Request::new(
+        body.room_id,
+        body.event_id,
+        RoomVersionId::V1,
+        event,
+        body.unsigned.invite_room_state,
+    );
+    in_v1(federation.invites.take(&caller, request).await?)
+}
+
+/// A server whose user has the address that one of ours invited asks for the invite.
+async fn exchange(
+    On(federation): On,
+    Ruma { body, caller, .. }: Ruma<exchange_invite::v1::Request>,
+) -> Answer<exchange_invite::v1::Response> {
+    federation.third_party.exchange(&caller, body).await?;
+    Ok(Reply(exchange_invite::v1::Response::new()))
+}
+
+/// An identity server tells whose an address is.
+async fn bound(
+    On(federation): On,
+    Ruma { body, .. }: Ruma<bind_callback::v1::Request>,
+) -> Answer<bind_callback::v1::Response> {
+    federation.third_party.bound(body).await?;
+    Ok(Reply(bind_callback::v1::Response::new()))
 }

@@ -1,5 +1,9 @@
 //! Resuni and Synapse, each once as a room's creator: people join from the other server, write,
-//! change things, are invited and kicked, and leave; in the end both have the same room.
+//! change things, are invited and kicked, and leave; in the end both have the same room. In rooms of one version also
+//! what happens less often, see [`life`].
+
+#[path = "synapse/life.rs"]
+mod life;
 
 use std::time::Duration;
 
@@ -7,13 +11,15 @@ use anyhow::{Context, bail};
 use resuni_testkit::{CallError, Client, Reader, Server, World, agree_within};
 use serde_json::json;
 
+use life::People;
+
 /// More than this means that something is stuck.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rooms_with_synapse() -> anyhow::Result<()> {
     let world = World::new("synapse")?;
-    let (resuni, synapse) = (
+    let (mut resuni, mut synapse) = (
         world.resuni("resuni").await?,
         world.synapse("synapse").await?,
     );
@@ -25,7 +31,24 @@ async fn rooms_with_synapse() -> anyhow::Result<()> {
             })?;
         }
     }
-    let mut resuni = resuni;
+    let people = [
+        People::of(&resuni, &synapse).await?,
+        People::of(&synapse, &resuni).await?,
+    ];
+    for people in &people {
+        let met = people.meet().await;
+        met.with_context(|| format!("with {} as the creator", people.here))?;
+    }
+    let room = people[0].shared().await?;
+    let (ours, theirs) = (&people[0].anna, &people[0].ben);
+    people[0]
+        .outage(&room, (ours, theirs), &mut synapse)
+        .await
+        .context("Synapse was away")?;
+    people[0]
+        .outage(&room, (theirs, ours), &mut resuni)
+        .await
+        .context("Resuni was away")?;
     resuni.stop().await?;
     resuni.doctor()?;
     world.passed();

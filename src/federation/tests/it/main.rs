@@ -16,4 +16,5 @@ mod network;
 mod part;
 mod poison;
 mod policy;
+mod third_party;
 mod two_servers;

@@ -418,6 +418,11 @@ async fn route(
                 .take(origin, read!(m::create_invite::v2::Request))
                 .await?,
         ),
+        "exchange_third_party_invite" => {
+            let request = read!(api::thirdparty::exchange_invite::v1::Request);
+            federation.third_party.exchange(origin, request).await?;
+            json_of(api::thirdparty::exchange_invite::v1::Response::new())
+        }
         "backfill" => json_of(
             serve
                 .backfill(origin, read!(backfill::get_backfill::v1::Request))
