@@ -305,21 +305,25 @@ impl Line<'_> {
         Ok(false)
     }
 
+    /// The state before an event that rests on what others said of it, with what is said now. What the other server
+    /// has not is no news: only where it has another event, or one that we lack, the two are resolved.
     async fn given_again(
         &mut self,
         before: SnapNum,
         told: &[OwnedEventId],
     ) -> Result<Given, RoomError> {
-        let snaps = match self.given_state(told.to_vec()).await? {
-            Ok(told) if !self.is_empty(told).await? => vec![before, told],
-            _ => vec![before],
+        let Ok(told) = self.given_state(told.to_vec()).await? else {
+            return Ok(Given::State(before));
         };
-        let given = resolve::resolve_states(&mut self.work, &self.live, snaps).await?;
+        let mut puts = Vec::new();
+        for change in self.work.reader.state_diff(before, told).await? {
+            if change.after.is_some() {
+                puts.push((change.key, change.after));
+            }
+        }
+        let told = self.work.update_state(before, puts).await?;
+        let given = resolve::resolve_states(&mut self.work, &self.live, vec![before, told]).await?;
         Ok(Given::State(given))
-    }
-
-    async fn is_empty(&self, snap: SnapNum) -> Result<bool, RoomError> {
-        Ok(self.work.reader.snap(snap).await?.count == 0)
     }
 
     /// For each event whether it is allowed, and the digest of the state after it.
