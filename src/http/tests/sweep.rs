@@ -37,22 +37,9 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("GET /_matrix/client/v1/media/preview_url", "URL previews"),
     ("GET /_matrix/media/v3/preview_url", "URL previews"),
     (
-        "PUT /_matrix/federation/v1/3pid/onbind",
-        "third-party invites",
-    ),
-    (
-        "PUT /_matrix/federation/v1/exchange_third_party_invite/{roomId}",
-        "third-party invites",
-    ),
-    (
-        "PUT /_matrix/federation/v1/invite/{roomId}/{eventId}",
-        "servers of room version 1",
-    ),
-    (
         "GET /_matrix/federation/v1/query/{queryType}",
         "there are no other types",
     ),
-    ("GET /_matrix/key/v2/server/{keyId}", "deprecated"),
     (
         "POST /_matrix/client/v3/account/3pid",
         "third-party identifiers",
