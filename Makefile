@@ -13,7 +13,7 @@ ALL     := --workspace --all-targets --locked
 ROCKS    = if lib=$$(packaging/rocksdb.sh -O3); then export ROCKSDB_LIB_DIR=$$lib ROCKSDB_STATIC=1; fi;
 say      = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help run demo test rust-test bench crash fmt fmt-check lint doc deny book example deb \
+.PHONY: help run demo test rust-test bench crash simulate fmt fmt-check lint doc deny book example deb \
         complement complement-baseline complement-test clean
 
 help: ## this list
@@ -97,6 +97,16 @@ crash: ## kill -9 under load, 500 rounds, and look for anything lost
 	@$(SETUP) build
 	cargo build $(ALL)
 	RESUNI_CRASH_ROUNDS=500 cargo test $(filter-out --all-targets,$(ALL)) --test crash -- --nocapture
+
+# SEEDS=10000 FROM=200 make simulate; a seed that fails is printed with how to run it again.
+SEEDS ?= 1000
+FROM  ?= 0
+
+simulate: ## servers on a network and disks that fail; SEEDS=10000 FROM=0, as long as you like
+	@$(SETUP) build
+	cargo build $(ALL)
+	$(call say,The simulated consortium)
+	$(DEBUG)/resuni-simulate --from $(FROM) --seeds $(SEEDS) --jobs $$(nproc)
 
 bench: ## measure Resuni and Synapse on this machine; writes docs/performance.md
 	@$(SETUP) build bench

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use resuni_rooms::{Membership, RoomView, doctor, membership_of};
-use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, ServerName, UserId};
 
 use crate::machine::{Machine, Server};
 
@@ -72,12 +72,24 @@ pub async fn check(
     }
     for room in rooms {
         let id = <&RoomId>::try_from(room.as_str())?;
-        let mut sides = Vec::new();
+        let (mut sides, mut partial) = (Vec::new(), Vec::new());
         for (index, machine) in machines.iter().enumerate() {
             let server = machine.server.as_ref().context("a machine is off")?;
-            if let Some(side) = side(index, machine, server, id, &mut wrong).await? {
-                sides.push(side);
+            match side(index, machine, server, id).await? {
+                Found::Whole(side) => sides.push(*side),
+                Found::Partial => partial.push(&machine.name),
+                Found::Nothing => {}
             }
+        }
+        // Who is in the room for nobody else gets its state from nobody.
+        let is_in = |name: &ServerName| {
+            let joined = |(user, (joined, _)): (&OwnedUserId, &(bool, bool))| {
+                *joined && user.server_name() == name
+            };
+            sides.iter().any(|side| side.members.iter().any(joined))
+        };
+        for name in partial.into_iter().filter(|name| is_in(name)) {
+            wrong.push(format!("{name}: members of {room} are still missing"));
         }
         let removed = put_out_silently(&sides);
         sides.retain(|side| !removed.contains(&side.machine));
@@ -92,26 +104,26 @@ pub async fn check(
     Ok(wrong)
 }
 
-async fn side(
-    index: usize,
-    machine: &Machine,
-    server: &Server,
-    room: &RoomId,
-    wrong: &mut Vec<String>,
-) -> Result<Option<Side>> {
+/// What a server has of a room.
+enum Found {
+    /// Nobody of it is in there.
+    Nothing,
+    /// Members are missing.
+    Partial,
+    /// All of it.
+    Whole(Box<Side>),
+}
+
+async fn side(index: usize, machine: &Machine, server: &Server, room: &RoomId) -> Result<Found> {
     let Some(view) = server.rooms.participating(room).await? else {
-        return Ok(None);
+        return Ok(Found::Nothing);
     };
     if view.local_members(1).await?.is_empty() {
-        return Ok(None);
+        return Ok(Found::Nothing);
     }
     let whole = tokio::time::timeout(WHOLE_WITHIN, server.rooms.whole(room)).await;
     let Ok(whole) = whole else {
-        wrong.push(format!(
-            "{}: members of {room} are still missing",
-            machine.name
-        ));
-        return Ok(None);
+        return Ok(Found::Partial);
     };
     let state = whole?.state_all().await?;
     let entry = |pdu: &resuni_dag::Pdu| {
@@ -119,7 +131,7 @@ async fn side(
         ((pdu.kind().to_owned(), key), pdu.event_id().to_owned())
     };
     let view = server.rooms.view_known(room).await?;
-    Ok(Some(Side {
+    Ok(Found::Whole(Box::new(Side {
         machine: index,
         name: machine.name.to_string(),
         state: state.iter().map(entry).collect(),
@@ -127,7 +139,7 @@ async fn side(
         digest: view.state_digest().await?,
         extremities: view.extremities().await?.into_iter().collect(),
         view,
-    }))
+    })))
 }
 
 fn member(pdu: &resuni_dag::Pdu) -> Option<(OwnedUserId, (bool, bool))> {
