@@ -7,6 +7,7 @@
 mod connection;
 mod extensions;
 mod filters;
+mod names;
 mod order;
 mod request;
 mod room;

@@ -41,8 +41,9 @@ type Place = (Reverse<Position>, RoomNum);
 
 struct List {
     filters: RoomFilters,
-    /// The spaces that the filters name.
+    /// The spaces that the filters name, and the rooms that they link to.
     spaces: HashSet<RoomNum>,
+    children: Option<HashSet<RoomNum>>,
     rooms: BTreeSet<Place>,
     used: u64,
 }
@@ -55,6 +56,8 @@ pub(crate) struct RoomList {
     pub rooms: HashMap<RoomNum, Entry>,
     /// Rooms that `m.direct` names.
     pub direct: HashSet<RoomNum>,
+    /// Listed rooms that the user was put out of: few, if any.
+    put_out: BTreeSet<RoomNum>,
     lists: Vec<List>,
     uses: u64,
 }
@@ -67,6 +70,7 @@ impl RoomList {
             up_to: sync.rooms.store().log().watermark(),
             rooms: HashMap::new(),
             direct: direct(sync, who).await?,
+            put_out: BTreeSet::new(),
             lists: Vec::new(),
             uses: 0,
         };
@@ -115,6 +119,12 @@ impl RoomList {
                 listed: listed && !room.row.forgotten,
                 facts: None,
             };
+            let out = matches!(entry.membership, Membership::Leave | Membership::Ban);
+            if out && entry.listed {
+                self.put_out.insert(room.num);
+            } else {
+                self.put_out.remove(&room.num);
+            }
             self.rooms.insert(room.num, entry);
         }
         Ok(())
@@ -122,6 +132,7 @@ impl RoomList {
 
     /// Takes in what happened since the last time.
     pub async fn advance(&mut self, sync: &Sync, who: Who<'_>) -> Result<(), SyncError> {
+        self.forget(sync, who).await?;
         let log = sync.rooms.store().log();
         let now = log.watermark();
         if now <= self.up_to {
@@ -143,10 +154,10 @@ impl RoomList {
             return Ok(());
         }
         self.up_to = now;
+        // What is in a space is asked once, until one of them changes or the user comes into a room.
         let other = |list: &List| {
-            let spaces = &list.spaces;
-            spaces.is_disjoint(&news.states)
-                && news.memberships.iter().all(|room| !spaces.contains(room))
+            let moved = list.children.is_some() && !news.memberships.is_empty();
+            !moved && list.spaces.is_disjoint(&news.states)
         };
         self.lists.retain(other);
         if !news.memberships.is_empty() {
@@ -174,6 +185,23 @@ impl RoomList {
         }
         let judged: Vec<RoomNum> = news.memberships.union(&news.changed).copied().collect();
         self.judge(sync, who, &judged).await
+    }
+
+    /// Takes rooms off the lists that the user was put out of and has forgotten, of which the log says nothing.
+    async fn forget(&mut self, sync: &Sync, who: Who<'_>) -> Result<(), SyncError> {
+        let out: Vec<RoomNum> = self.put_out.iter().copied().collect();
+        if out.is_empty() {
+            return Ok(());
+        }
+        let rows = sync.rooms.rooms_of_among(who.user, &out).await?;
+        for room in rows.into_iter().filter(|room| room.row.forgotten) {
+            self.unlist(room.num);
+            self.put_out.remove(&room.num);
+            if let Some(entry) = self.rooms.get_mut(&room.num) {
+                entry.listed = false;
+            }
+        }
+        Ok(())
     }
 
     /// Takes in changes of account data. `false` if they change who is in lists at all.
@@ -236,7 +264,8 @@ impl RoomList {
         }
         let mut lists = std::mem::take(&mut self.lists);
         for list in &mut lists {
-            let matching = self.matching(sync, who, &list.filters, rooms).await?;
+            let (filters, children) = (&list.filters, list.children.as_ref());
+            let matching = self.matching(sync, who, (filters, children), rooms).await?;
             list.rooms.extend(matching);
         }
         self.lists = lists;
@@ -248,10 +277,9 @@ impl RoomList {
         &mut self,
         sync: &Sync,
         who: Who<'_>,
-        filters: &RoomFilters,
+        (filters, children): (&RoomFilters, Option<&HashSet<RoomNum>>),
         rooms: &[RoomNum],
     ) -> Result<Vec<Place>, SyncError> {
-        let children = filters.children(sync, who.user).await?;
         let mut found = Vec::new();
         for room in rooms {
             let Some(entry) = self.rooms.get_mut(room).filter(|entry| entry.listed) else {
@@ -263,9 +291,7 @@ impl RoomList {
                 || filters
                     .is_invited
                     .is_some_and(|invited| invited != (entry.membership == Membership::Invite))
-                || children
-                    .as_ref()
-                    .is_some_and(|children| !children.contains(room))
+                || children.is_some_and(|children| !children.contains(room))
             {
                 continue;
             }
@@ -332,7 +358,9 @@ impl RoomList {
         filters: &RoomFilters,
     ) -> Result<usize, SyncError> {
         let rooms: Vec<RoomNum> = self.rooms.keys().copied().collect();
-        let matching = self.matching(sync, who, filters, &rooms).await?;
+        let children = filters.children(sync, who.user).await?;
+        let wanted = (filters, children.as_ref());
+        let matching = self.matching(sync, who, wanted, &rooms).await?;
         if self.lists.len() >= LISTS
             && let Some(oldest) = (0..self.lists.len()).min_by_key(|at| self.lists[*at].used)
         {
@@ -345,6 +373,7 @@ impl RoomList {
         self.lists.push(List {
             filters: filters.clone(),
             spaces,
+            children,
             rooms: matching.into_iter().collect(),
             used: self.uses,
         });

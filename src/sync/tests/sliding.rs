@@ -386,6 +386,9 @@ async fn invites_departures_and_returns() {
         [room.as_str()],
         "who was put out may not know it"
     );
+    home.rooms.forget(&room, &bob.id).await.unwrap();
+    let forgotten = home.slide(&bob, pos(&anew), &window(5, 9)).await;
+    assert_eq!(forgotten["lists"]["all"]["count"], 0);
 }
 
 #[tokio::test]
