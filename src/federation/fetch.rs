@@ -12,7 +12,7 @@ use std::{
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use parking_lot::Mutex;
 use resuni_dag::{Edges, Pdu, topological_order};
-use resuni_rooms::{Received, RoomError, RoomView, Rooms};
+use resuni_rooms::{Received, RoomError, RoomView, Rooms, tables::Place};
 use ruma::{
     EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName, UInt,
     api::federation::{
@@ -386,7 +386,7 @@ impl Fetcher {
         let mut unknown = Vec::new();
         let mut seen = HashSet::new();
         for id in ids.auth_chain_ids.iter().chain(&ids.pdu_ids) {
-            if seen.insert(id) && view.event_row(id).await?.is_none() {
+            if seen.insert(id) && !is_known(&view, id).await? {
                 unknown.push(id.clone());
             }
         }
@@ -413,7 +413,7 @@ impl Fetcher {
         let view = self.view(room).await?;
         let mut known = Vec::with_capacity(ids.pdu_ids.len());
         for id in ids.pdu_ids {
-            if view.event_row(&id).await?.is_some() {
+            if is_known(&view, &id).await? {
                 known.push(id);
             }
         }
@@ -480,6 +480,12 @@ impl Fetcher {
         let view = self.rooms.view(room).await?;
         Ok(view.ok_or_else(|| RoomError::UnknownRoom(room.to_owned()))?)
     }
+}
+
+/// Whether an event is here and can be part of a state: an invite that was taken without the room is not.
+async fn is_known(view: &RoomView, id: &EventId) -> Result<bool, RoomError> {
+    let row = view.event_row(id).await?;
+    Ok(row.is_some_and(|(_, row)| row.place != Place::Unchecked))
 }
 
 fn unavailable(pdu: &Pdu) -> FederationError {

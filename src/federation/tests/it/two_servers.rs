@@ -262,6 +262,31 @@ pub async fn addresses(a: &Part, b: &Part) -> Addresses {
     map
 }
 
+/// The state of a room has an invite in it that this server took when it was not in the room: it is fetched
+/// like any other event, and the members arrive.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invite_from_before_the_join_is_part_of_the_state() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    let room = room(&a, "12", Preset::PublicChat).await;
+    let invites = &a.federation.invites;
+    invites
+        .send(&room, &a.user(), &b.user(), Map::new())
+        .await
+        .unwrap();
+    let other = ruma::owned_user_id!("@other:b.test");
+    let via = [a.name.clone()];
+    let handshake = Handshake {
+        room: &room,
+        user: &other,
+        via: &via,
+        content: Map::new(),
+    };
+    b.federation.handshakes.join(handshake).await.unwrap();
+    let at_b = tokio::time::timeout(PATIENCE, state(&b, &room)).await;
+    assert_eq!(at_b.unwrap(), state(&a, &room).await);
+}
+
 /// Its last user is put out while it is away, and who did it is restarted: it is told all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_was_away_learns_that_it_was_put_out() {
