@@ -9,9 +9,9 @@ use crate::{
     e2e::tables::TO_DEVICE_SENT,
     secrets,
     tables::{
-        ACCESS, ACCOUNTS, AccountNum, DATA, DATA_CHANGES, DEVICE, DEVICE_TOKENS, EXPIRY,
-        FILTER_HASHES, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PROFILES, REFRESH,
-        REGISTRATION_TOKENS, SEEN, ShortTokenKind, TokenKind,
+        ACCESS, ACCOUNTS, AccountNum, CONTACTS, CONTACTS_OF, DATA, DATA_CHANGES, DEVICE,
+        DEVICE_TOKENS, EXPIRY, FILTER_HASHES, FILTERS, LOGIN_TOKENS, OPENID_TOKENS, PROFILES,
+        REFRESH, REGISTRATION_TOKENS, SEEN, ShortTokenKind, TokenKind, VALIDATIONS,
     },
 };
 
@@ -212,11 +212,18 @@ async fn check_short_tokens(
     }
     tokens!(LOGIN_TOKENS, Login, "A login token");
     tokens!(OPENID_TOKENS, OpenId, "An OpenID token");
+    each!(snapshot, CONTACTS, |(medium, address), row| {
+        let key = (row.account, medium.clone(), address.clone());
+        if !accounts.contains(&row.account) || snapshot.get(&CONTACTS_OF, &key).await?.is_none() {
+            findings.push("An address belongs to no account.".to_owned());
+        }
+    });
     each!(snapshot, EXPIRY, |(_, hash), kind| {
         let exists = match kind {
             ShortTokenKind::Login => snapshot.get(&LOGIN_TOKENS, hash).await?.is_some(),
             ShortTokenKind::OpenId => snapshot.get(&OPENID_TOKENS, hash).await?.is_some(),
             ShortTokenKind::Sent => snapshot.contains(&TO_DEVICE_SENT, hash).await?,
+            ShortTokenKind::Validation => snapshot.get(&VALIDATIONS, hash).await?.is_some(),
         };
         if !exists {
             findings.push("A token that does not exist has a time to end.".to_owned());

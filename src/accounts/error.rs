@@ -49,6 +49,15 @@ pub enum AccountError {
     /// `M_WEAK_PASSWORD` (400)
     #[error("{0}")]
     WeakPassword(&'static str),
+    /// `M_THREEPID_IN_USE` (400)
+    #[error("This address belongs to an account already.")]
+    ThreepidInUse,
+    /// `M_THREEPID_NOT_FOUND` (400)
+    #[error("No account has this address.")]
+    ThreepidNotFound,
+    /// `M_THREEPID_AUTH_FAILED` (400)
+    #[error("It has not been shown that this address is yours. Open the link in the mail first.")]
+    ThreepidAuthFailed,
     /// `M_UNKNOWN_DEVICE` (400)
     #[error("This user has no such device.")]
     UnknownDevice,

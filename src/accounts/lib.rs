@@ -13,6 +13,7 @@
 mod account_data;
 mod appservices;
 mod cache;
+mod contacts;
 mod devices;
 mod doctor;
 pub mod e2e;
@@ -43,6 +44,7 @@ mod turn;
 pub mod uia;
 mod upgraded_rooms;
 mod users;
+mod validation;
 
 use std::{sync::Arc, time::Duration};
 
@@ -55,6 +57,7 @@ use tokio::sync::Mutex;
 
 pub use account_data::{AccountDataChange, AccountDataEvent};
 pub use appservices::{AppService, AppServices, AppServicesError};
+pub use contacts::{ContactInfo, Medium};
 pub use devices::DeviceInfo;
 pub use error::{AccountError, AuthError};
 pub use filters::MAX_FILTER_BYTES;
@@ -77,6 +80,7 @@ pub use tables::{
 pub use threads::{StoppedFollowing, ThreadChange, ThreadChanges};
 pub use turn::{Turn, TurnAccess, TurnCredentials};
 pub use users::AccountSummary;
+pub use validation::{Begun, Purpose, Validated, ValidationRequest};
 
 use crate::{
     cache::Cached, lane::Lanes, last_seen::LastSeen, limits::Limiter, passwords::Passwords,
@@ -125,6 +129,12 @@ const CACHED_ACCOUNTS: usize = 16_384;
 /// How many parsed filters, and how many parsed sets of push rules.
 const CACHED_FILTERS: usize = 2_048;
 
+/// How much mail an address gets: nobody's mailbox is flooded through this server.
+const MAILS: limits::Rate = limits::Rate {
+    burst: 5,
+    interval: Duration::from_secs(10 * 60),
+};
+
 /// The accounts of this server. Share it in an `Arc`.
 pub struct Accounts {
     config: AccountsConfig,
@@ -143,6 +153,8 @@ pub struct Accounts {
     nonces: Nonces,
     uia: UiaSessions,
     failures: Limiter<AccountNum>,
+    /// Mails to each address.
+    mails: Limiter<String>,
     sent_counts: e2e::SentCounts,
 }
 
@@ -157,6 +169,7 @@ impl Accounts {
         let accounts = Arc::new(Self {
             passwords: Passwords::new(config.password_cost)?,
             failures: Limiter::new(config.failed_logins, CACHED_ACCOUNTS),
+            mails: Limiter::new(MAILS, CACHED_ACCOUNTS),
             config,
             store,
             clock,

@@ -11,6 +11,7 @@ use crate::{
     secrets,
     tables::{
         AccountNum, EXPIRY, LOGIN_TOKENS, OPENID_TOKENS, ShortToken, ShortTokenKind, TokenHash,
+        VALIDATION_OF, VALIDATIONS,
     },
     users::CLEANUP_ROWS,
 };
@@ -146,6 +147,13 @@ impl Accounts {
                     ShortTokenKind::Login => batch.delete(&LOGIN_TOKENS, &key.1),
                     ShortTokenKind::OpenId => batch.delete(&OPENID_TOKENS, &key.1),
                     ShortTokenKind::Sent => batch.delete(&TO_DEVICE_SENT, &key.1),
+                    ShortTokenKind::Validation => {
+                        let row = self.snapshot().get(&VALIDATIONS, &key.1).await?;
+                        if let Some(row) = row {
+                            batch.delete(&VALIDATION_OF, &row.request);
+                        }
+                        batch.delete(&VALIDATIONS, &key.1)
+                    }
                 }
                 batch.delete(&EXPIRY, &key);
             }

@@ -9,10 +9,11 @@ use crate::{
     names, secrets,
     sessions::{DeviceRequest, Login},
     tables::{
-        ACCOUNT, ACCOUNT_NAMES, ACCOUNTS, Account, AccountKind, AccountNum, AccountsChange, Hidden,
-        PROFILES,
+        ACCOUNT, ACCOUNT_NAMES, ACCOUNTS, Account, AccountKind, AccountNum, AccountsChange,
+        CONTACTS, Hidden, PROFILES,
     },
     users::lost_race,
+    validation::{Purpose, Validated},
 };
 
 /// How often a name is made up before giving up. Two in a row that are taken mean a broken
@@ -38,6 +39,8 @@ pub struct NewAccount {
     pub display_name: Option<String>,
     /// The registration token of the UIA session; it is used up in the same batch.
     pub registration_token: Option<String>,
+    /// The address of the UIA session; it becomes the account's in the same batch.
+    pub email: Option<Validated>,
     /// The device to log in at once; none for `inhibit_login`.
     pub device: Option<DeviceRequest>,
 }
@@ -62,6 +65,7 @@ impl NewAccount {
             user_type: None,
             display_name: None,
             registration_token: None,
+            email: None,
             device: None,
         }
     }
@@ -183,6 +187,12 @@ impl Accounts {
             _one_at_a_time = Some(self.registering.lock().await);
             self.use_registration_token(token, &mut batch).await?;
         }
+        if let Some(email) = &new.email {
+            if email.purpose != Purpose::Register {
+                return Err(Refused::Other(AccountError::ThreepidAuthFailed));
+            }
+            self.give_contact(&mut batch, account, email.clone());
+        }
         self.announce(&mut batch, ACCOUNT, account, &AccountsChange::Registered)?;
         let login = match &new.device {
             Some(device) => {
@@ -255,6 +265,8 @@ impl From<CommitError> for Refused {
     fn from(error: CommitError) -> Self {
         if lost_race(&error, ACCOUNTS.name()) {
             Self::NameTaken
+        } else if lost_race(&error, CONTACTS.name()) {
+            Self::Other(AccountError::ThreepidInUse)
         } else {
             Self::Other(error.into())
         }

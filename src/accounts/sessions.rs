@@ -104,6 +104,29 @@ impl Accounts {
             Some(localpart) => self.find(&localpart).await?,
             None => None,
         };
+        self.login_of(account, password, device).await
+    }
+
+    /// As [`Self::login_password`], of who has this e-mail address.
+    pub async fn login_email(
+        &self,
+        address: &str,
+        password: &str,
+        device: DeviceRequest,
+    ) -> Result<Login, AccountError> {
+        let account = match crate::contacts::email_address(address) {
+            Ok(address) => self.owner_of(&address).await?,
+            Err(_) => None,
+        };
+        self.login_of(account, password, device).await
+    }
+
+    async fn login_of(
+        &self,
+        account: Option<AccountNum>,
+        password: &str,
+        device: DeviceRequest,
+    ) -> Result<Login, AccountError> {
         let right = self.check_password(account, password).await?;
         match account {
             Some(account) if right => self.login(account, device).await,

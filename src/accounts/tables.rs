@@ -5,7 +5,7 @@ use std::fmt;
 use resuni_store::{Corrupt, Key, Namespace, Position, Table, TableInfo, Topic, versioned};
 use serde::{Deserialize, Serialize};
 
-use crate::e2e::tables as e2e;
+use crate::{e2e::tables as e2e, validation::Purpose};
 
 /// The number of an account: the short form of a local part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -85,6 +85,15 @@ pub(crate) static THREADS: Table<(AccountNum, String, String), ThreadRow> =
 /// The same in the order in which they changed: one row for each row above.
 pub(crate) static THREAD_CHANGES: Table<(AccountNum, Position), ThreadName> =
     Table::new(0x0333, "changes of threads");
+/// Addresses elsewhere by medium and address: whose they are.
+pub(crate) static CONTACTS: Table<(String, String), Contact> = Table::new(0x0314, "contacts");
+/// The same by account.
+pub(crate) static CONTACTS_OF: Table<(AccountNum, String, String), ()> =
+    Table::new(0x0315, "contacts_of");
+/// Addresses that are being validated, by the hash of the session's id.
+pub(crate) static VALIDATIONS: Table<TokenHash, Validation> = Table::new(0x0316, "validations");
+/// The same by what was asked for, so that who asks again gets the same session.
+pub(crate) static VALIDATION_OF: Table<TokenHash, TokenHash> = Table::new(0x0317, "validation_of");
 
 /// The tables of this crate, for the doctor and the documentation.
 pub static TABLES: &[TableInfo] = &[
@@ -109,6 +118,10 @@ pub static TABLES: &[TableInfo] = &[
     PUSHERS.info(),
     PUSHKEYS.info(),
     DEVICE_PUSHERS.info(),
+    CONTACTS.info(),
+    CONTACTS_OF.info(),
+    VALIDATIONS.info(),
+    VALIDATION_OF.info(),
     e2e::DEVICE_KEYS.info(),
     e2e::ONE_TIME.info(),
     e2e::ONE_TIME_IDS.info(),
@@ -270,6 +283,33 @@ pub(crate) enum ShortTokenKind {
     OpenId,
     /// A request to send messages to devices.
     Sent,
+    /// An address that is being validated.
+    Validation,
+}
+
+/// Whose an address is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Contact {
+    pub account: AccountNum,
+    pub validated_ms: u64,
+    pub added_ms: u64,
+}
+
+/// An address that is being validated. Client secret and token are kept as hashes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Validation {
+    pub sid: String,
+    pub purpose: Purpose,
+    pub address: String,
+    pub secret: TokenHash,
+    pub token: TokenHash,
+    /// The last `send_attempt`.
+    pub attempt: u64,
+    pub next_link: Option<String>,
+    pub validated_ms: Option<u64>,
+    pub expires_ms: u64,
+    /// The key in `validation_of`.
+    pub request: TokenHash,
 }
 
 /// A piece of account data.
@@ -336,6 +376,9 @@ versioned!(RefreshToken, 1);
 versioned!(RegistrationTokenRow, 1);
 versioned!(ShortToken, 1);
 versioned!(ShortTokenKind, 1);
+versioned!(Contact, 1);
+versioned!(Validation, 1);
+versioned!(TokenHash, 1);
 versioned!(Data, 1);
 versioned!(DataName, 1);
 

@@ -14,7 +14,13 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::Sha256;
 
-use crate::{AccountNum, Accounts, error::AccountError, names, secrets};
+use crate::{
+    AccountNum, Accounts,
+    contacts::email_address,
+    error::AccountError,
+    names, secrets,
+    validation::{Purpose, Validated},
+};
 
 /// How long a session may take.
 const LIFETIME_MS: u64 = 15 * 60_000;
@@ -35,14 +41,19 @@ pub enum Stage {
     /// A token from the operator.
     #[serde(rename = "m.login.registration_token")]
     RegistrationToken,
+    /// An e-mail address that was validated for this: see [`crate::validation`].
+    #[serde(rename = "m.login.email.identity")]
+    EmailIdentity,
 }
 
 impl Stage {
-    fn named(name: &str) -> Option<Self> {
+    /// By its name in the specification.
+    pub fn named(name: &str) -> Option<Self> {
         Some(match name {
             "m.login.dummy" => Self::Dummy,
             "m.login.password" => Self::Password,
             "m.login.registration_token" => Self::RegistrationToken,
+            "m.login.email.identity" => Self::EmailIdentity,
             _ => return None,
         })
     }
@@ -91,6 +102,8 @@ pub enum UiaOutcome {
 pub struct UiaDone {
     /// The registration token that was shown; `register` uses it up.
     pub registration_token: Option<String>,
+    /// The address that was shown to be one's own; what is done with it uses it up.
+    pub email: Option<Validated>,
 }
 
 /// The body of the answer 401.
@@ -128,6 +141,8 @@ struct UiaSession {
     /// The keyed hash of the body, once a stage is done.
     body: Option<[u8; 32]>,
     completed: Vec<Stage>,
+    /// The ways to go, as they were told last.
+    flows: Vec<Flow>,
     done: UiaDone,
     expires_ms: u64,
 }
@@ -147,6 +162,7 @@ impl UiaSessions {
             path: request.path.to_owned(),
             body: None,
             completed: Vec::new(),
+            flows: Vec::new(),
             done: UiaDone::default(),
             expires_ms: now_ms.saturating_add(LIFETIME_MS),
         }
@@ -253,6 +269,11 @@ impl Accounts {
             None => (new_id()?, self.uia.begin(&request, now)),
         };
         let (Some(name), Some(auth)) = (given("type"), auth) else {
+            // A page may have done it all ("Fallback").
+            let is_known = given("session").is_some();
+            if is_known && is_complete(&session, flows) && self.uia.end(&id) {
+                return Ok(UiaOutcome::Done(session.done));
+            }
             // Nothing is shown: the client asks for the flows, or where it stands.
             return self.challenge(id, session, flows, Checked::Right);
         };
@@ -273,8 +294,9 @@ impl Accounts {
                 "This stage is not the next one of any flow.",
             ),
         };
-        let complete = flows.iter().any(|flow| flow.stages == session.completed);
-        if complete && let Checked::Right = checked {
+        if is_complete(&session, flows)
+            && let Checked::Right = checked
+        {
             // A session that began with this request was never stored; any other ends now, and
             // only one of two requests that end it at once is served.
             if given("session").is_none() || self.uia.end(&id) {
@@ -289,7 +311,7 @@ impl Accounts {
     fn challenge(
         &self,
         id: String,
-        session: UiaSession,
+        mut session: UiaSession,
         flows: &[Flow],
         checked: Checked,
     ) -> Result<UiaOutcome, AccountError> {
@@ -298,6 +320,7 @@ impl Accounts {
             Checked::Wrong(code, error) => (Some(code), Some(error)),
         };
         let completed = session.completed.clone();
+        session.flows = flows.to_vec();
         self.uia.store(&id, session, self.now_ms())?;
         Ok(UiaOutcome::Challenge(UiaChallenge {
             errcode,
@@ -340,7 +363,79 @@ impl Accounts {
                     Checked::Wrong("M_FORBIDDEN", "This registration token is not valid.")
                 }
             }
+            Stage::EmailIdentity => {
+                let credentials = auth.get("threepid_creds").or(auth.get("threepidCreds"));
+                let text = |key: &str| {
+                    let credentials = credentials.and_then(Value::as_object);
+                    credentials.and_then(|c| c.get(key)).and_then(Value::as_str)
+                };
+                let (sid, secret) = (text("sid"), text("client_secret"));
+                let purpose = match request.account {
+                    None if request.path.ends_with("/register") => Purpose::Register,
+                    _ => Purpose::ResetPassword,
+                };
+                let validated = self
+                    .validated(purpose, sid.unwrap_or_default(), secret.unwrap_or_default())
+                    .await;
+                match validated {
+                    Ok(validated) => {
+                        session.done.email = Some(validated);
+                        Checked::Right
+                    }
+                    Err(AccountError::ThreepidAuthFailed) => Checked::Wrong(
+                        "M_THREEPID_AUTH_FAILED",
+                        "Open the link in the mail first, and confirm there.",
+                    ),
+                    Err(error) => return Err(error),
+                }
+            }
         })
+    }
+
+    /// Whether a page may ask for this stage of a session: it lives, and the stage is the next one ("Fallback").
+    pub fn uia_awaits(&self, session: &str, stage: Stage) -> bool {
+        let sessions = self.uia.sessions.lock();
+        sessions.get(session).is_some_and(|session| {
+            self.now_ms() < session.expires_ms && is_next(&session.completed, stage, &session.flows)
+        })
+    }
+
+    /// Completes a stage of a session by what somebody typed into a page. Answers what was wrong, if anything was.
+    pub async fn uia_fallback(
+        &self,
+        id: &str,
+        stage: Stage,
+        typed: &Map<String, Value>,
+    ) -> Result<Option<&'static str>, AccountError> {
+        if !self.uia_awaits(id, stage) {
+            return Ok(Some(
+                "This authentication session is unknown or has expired.",
+            ));
+        }
+        let Some(mut session) = self.uia.sessions.lock().get(id).cloned() else {
+            return Ok(Some(
+                "This authentication session is unknown or has expired.",
+            ));
+        };
+        let (account, method) = (session.account, session.method.clone());
+        let path = session.path.clone();
+        let request = UiaRequest {
+            account,
+            method: &method,
+            path: &path,
+            body: &Map::new(),
+        };
+        match self
+            .check_stage(stage, &request, typed, &mut session)
+            .await?
+        {
+            Checked::Wrong(_, message) => Ok(Some(message)),
+            Checked::Right => {
+                session.completed.push(stage);
+                self.uia.store(id, session, self.now_ms())?;
+                Ok(None)
+            }
+        }
     }
 
     /// Whether the identifier in `auth` names the user who sends the request. Clients may leave it
@@ -352,10 +447,17 @@ impl Accounts {
     ) -> Result<bool, AccountError> {
         let user = match auth.get("identifier") {
             Some(identifier) => {
-                if identifier.get("type").and_then(Value::as_str) != Some("m.id.user") {
-                    return Ok(false);
+                let text = |key| identifier.get(key).and_then(Value::as_str);
+                match (text("type"), text("medium"), text("address")) {
+                    (Some("m.id.user"), ..) => identifier.get("user"),
+                    (Some("m.id.thirdparty"), Some("email"), Some(address)) => {
+                        return Ok(match email_address(address) {
+                            Ok(address) => self.owner_of(&address).await? == account,
+                            Err(_) => false,
+                        });
+                    }
+                    _ => return Ok(false),
                 }
-                identifier.get("user")
             }
             None => auth.get("user"),
         };
@@ -368,6 +470,11 @@ impl Accounts {
             None => false,
         })
     }
+}
+
+/// Whether all stages of one of the flows are done.
+fn is_complete(session: &UiaSession, flows: &[Flow]) -> bool {
+    flows.iter().any(|flow| flow.stages == session.completed)
 }
 
 /// Whether `stage` may follow what is done, in one of the flows.

@@ -11,9 +11,9 @@ use crate::{
     e2e::tables::{BACKUP_KEYS, BACKUPS, CROSS_SIGNING, USER_SIGNATURES},
     error::AccountError,
     tables::{
-        ACCOUNT, ACCOUNTS, Account, AccountKind, AccountNum, AccountsChange, DATA, DATA_CHANGES,
-        DEACTIVATING, DEVICE_PUSHERS, Deactivated, FILTER_HASHES, FILTERS, Hidden, PROFILES,
-        PUSHERS, PUSHKEYS,
+        ACCOUNT, ACCOUNTS, Account, AccountKind, AccountNum, AccountsChange, CONTACTS, CONTACTS_OF,
+        DATA, DATA_CHANGES, DEACTIVATING, DEVICE_PUSHERS, Deactivated, FILTER_HASHES, FILTERS,
+        Hidden, PROFILES, PUSHERS, PUSHKEYS,
     },
 };
 
@@ -282,6 +282,14 @@ impl Accounts {
             batch.delete(&PUSHKEYS, &(id.app_id, id.pushkey, account));
         }
         sweep!(PUSHERS, DEVICE_PUSHERS);
+        let contacts = ScanRange::prefix(&account);
+        let contacts = snapshot
+            .scan(&CONTACTS_OF, contacts, Direction::Forward, CLEANUP_ROWS)
+            .await?;
+        for (key, ()) in contacts {
+            batch.delete(&CONTACTS_OF, &key);
+            batch.delete(&CONTACTS, &(key.1, key.2));
+        }
         sweep!(CROSS_SIGNING, USER_SIGNATURES, BACKUPS, BACKUP_KEYS);
         Ok(batch)
     }

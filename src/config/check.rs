@@ -16,6 +16,7 @@ impl Config {
             listener.tls_private_key.iter_mut().for_each(at);
         }
         self.federation.extra_ca_files.iter_mut().for_each(at);
+        self.email.extra_ca_files.iter_mut().for_each(at);
         self.appservices.config_files.iter_mut().for_each(at);
     }
 
@@ -28,6 +29,7 @@ impl Config {
         self.check_rates(&mut problems);
         self.check_consortium(&mut problems);
         self.check_calls(&mut problems);
+        self.check_mail(&mut problems);
         self.check_files(&mut problems);
         problems
     }
@@ -186,6 +188,31 @@ impl Config {
         }
     }
 
+    fn check_mail(&self, problems: &mut Vec<Problem>) {
+        let email = &self.email;
+        if email.smtp_host.is_some() && email.from.as_ref().is_none_or(|from| !from.contains('@')) {
+            problems.push(Problem::new(
+                "email.from",
+                "who mail is from is not told.",
+                "Set an address, like \"Example <matrix@example.org>\".",
+            ));
+        }
+        if email.username.is_some() != email.password.is_some() {
+            problems.push(Problem::new(
+                "email.username",
+                "a name goes with a password, and a password with a name.",
+                "Set email.username and email.password, or neither.",
+            ));
+        }
+        if self.registration.require_email && email.smtp_host.is_none() {
+            problems.push(Problem::new(
+                "registration.require_email",
+                "without mail nobody could make an account.",
+                "Set email.smtp_host and email.from.",
+            ));
+        }
+    }
+
     fn check_files(&self, problems: &mut Vec<Problem>) {
         let mut files: Vec<(String, &Path)> = Vec::new();
         for (i, listener) in self.listeners.iter().enumerate() {
@@ -198,6 +225,9 @@ impl Config {
         }
         for path in &self.federation.extra_ca_files {
             files.push(("federation.extra_ca_files".to_owned(), path));
+        }
+        for path in &self.email.extra_ca_files {
+            files.push(("email.extra_ca_files".to_owned(), path));
         }
         for path in &self.appservices.config_files {
             files.push(("appservices.config_files".to_owned(), path));

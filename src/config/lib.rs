@@ -17,6 +17,7 @@ mod describe;
 mod environment;
 mod error;
 mod load;
+mod mail;
 mod settings;
 mod values;
 
@@ -24,8 +25,9 @@ pub use calls::{Calls, Turn};
 pub use describe::{example, keys};
 pub use error::{ConfigError, Problem};
 pub use load::{Loaded, Origin, load};
+pub use mail::Email;
 pub use settings::{
     Appservices, Config, Consortium, Federation, Listener, Log, Media, Member, Metrics, Outbound,
     PasswordHashing, RateLimits, Registration, Rooms, Support,
 };
-pub use values::{FederationMode, HashingCost, LogFormat, Rate, Secret};
+pub use values::{FederationMode, HashingCost, LogFormat, MailSecurity, Rate, Secret};

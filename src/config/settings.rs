@@ -10,6 +10,7 @@ use ruma::{OwnedServerName, OwnedUserId, RoomVersionId, ServerName, server_name}
 
 use crate::calls::{Calls, Turn};
 use crate::describe::settings;
+use crate::mail::Email;
 use crate::values::{FederationMode, HashingCost, LogFormat, Rate, Secret};
 
 settings! {
@@ -67,6 +68,10 @@ settings! {
         /// Who is there.
         table presence: Presence = Presence::default();
 
+        /// Mail: with it people can add e-mail addresses to their accounts, and get a new password when they have
+        /// forgotten theirs.
+        table email: Email = Email::default();
+
         /// TURN servers: through them calls reach people behind firewalls.
         table turn: Turn = Turn::default();
 
@@ -113,6 +118,9 @@ settings! {
 
         /// Whether they need a token for it; `resuni token create` makes one.
         value require_token: bool = false;
+
+        /// Whether they need an e-mail address that they can read mail of; it takes the settings in [email].
+        value require_email: bool = false;
 
         /// Whether guests (accounts without a password) are let in.
         value guests: bool = false;

@@ -26,6 +26,19 @@ pub enum HashingCost {
     Minimum,
 }
 
+/// How the connection to the mail server is secured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MailSecurity {
+    /// By TLS that is begun before anything is said.
+    #[default]
+    Starttls,
+    /// By TLS from the start.
+    Tls,
+    /// Not at all.
+    None,
+}
+
 /// The shape of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

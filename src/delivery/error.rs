@@ -19,6 +19,9 @@ pub enum DeliveryError {
     /// An account could not be read.
     #[error(transparent)]
     Account(#[from] AccountError),
+    /// The mail server can't be used, or did not take a mail.
+    #[error("a mail could not be sent: {0}")]
+    Mail(String),
 }
 
 impl DeliveryError {
@@ -31,7 +34,7 @@ impl DeliveryError {
             Self::Account(AccountError::Store(error)) => {
                 matches!(error, StoreError::Corrupt { .. })
             }
-            Self::Room(_) | Self::Account(_) => true,
+            Self::Room(_) | Self::Account(_) | Self::Mail(_) => true,
         }
     }
 }

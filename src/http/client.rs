@@ -5,9 +5,11 @@ mod account_data;
 mod admin;
 mod appservice;
 mod backup;
+mod contacts;
 mod delayed;
 mod devices;
 mod directory;
+mod fallback;
 mod files;
 mod filter;
 mod keys;
@@ -55,9 +57,11 @@ pub fn routes() -> Routes {
         admin::routes,
         appservice::routes,
         backup::routes,
+        contacts::routes,
         delayed::routes,
         devices::routes,
         directory::routes,
+        fallback::routes,
         filter::routes,
         keys::routes,
         media::routes,

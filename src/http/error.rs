@@ -319,6 +319,9 @@ impl From<AccountError> for ApiError {
             AccountError::InvalidSignature => bad_request("M_INVALID_SIGNATURE".into()),
             AccountError::Rejected(_) => bad_request(ErrorCode::Unknown),
             AccountError::WeakPassword(_) => bad_request(ErrorCode::WeakPassword),
+            AccountError::ThreepidInUse => bad_request(ErrorCode::ThreepidInUse),
+            AccountError::ThreepidNotFound => bad_request(ErrorCode::ThreepidNotFound),
+            AccountError::ThreepidAuthFailed => bad_request(ErrorCode::ThreepidAuthFailed),
             AccountError::UnknownDevice => bad_request(ErrorCode::UnknownDevice),
             AccountError::ProfileTooLarge => bad_request(ErrorCode::ProfileTooLarge),
             AccountError::KeyTooLarge => bad_request(ErrorCode::KeyTooLarge),
@@ -418,6 +421,11 @@ impl From<DeliveryError> for ApiError {
             DeliveryError::Commit(error) => ApiError::internal(error),
             DeliveryError::Room(error) => error.into(),
             DeliveryError::Account(error) => error.into(),
+            error @ DeliveryError::Mail(_) => {
+                tracing::error!(%error, "the mail server can't be used");
+                let message = "The mail could not be sent. Try again later.";
+                ApiError::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod federation;
 pub mod limits;
 pub mod observe;
 pub mod operator;
+mod page;
 pub mod peer;
 pub mod routes;
 mod state;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 use ipnet::IpNet;
 use resuni_accounts::{Accounts, Turn};
-use resuni_delivery::{DelayedEvents, Notices, Push, ServiceClient};
+use resuni_delivery::{DelayedEvents, Mailer, Notices, Push, ServiceClient};
 use resuni_federation::Federation;
 use resuni_media::{Media, Previews};
 use resuni_rooms::Rooms;
@@ -56,6 +56,8 @@ pub struct Registration {
     pub enabled: bool,
     /// Whether they need a token from the operator.
     pub require_token: bool,
+    /// Whether they need an e-mail address.
+    pub require_email: bool,
     /// Whether there are guests.
     pub guests: bool,
 }
@@ -79,6 +81,8 @@ pub struct AppState {
     pub push: Arc<Push>,
     /// Events that are sent later.
     pub delayed: Arc<DelayedEvents>,
+    /// Mail, where the operator has set it up.
+    pub mail: Option<Arc<Mailer>>,
     /// Bridges and bots.
     pub services: Arc<ServiceClient>,
     /// What operators tell people; none where that is switched off.
@@ -110,6 +114,7 @@ part! {
     previews: Option<Arc<Previews>>,
     push: Arc<Push>,
     delayed: Arc<DelayedEvents>,
+    mail: Option<Arc<Mailer>>,
     services: Arc<ServiceClient>,
     notices: Option<Arc<Notices>>,
     search: Arc<Search>,

@@ -4,6 +4,7 @@ mod accounts;
 mod edges;
 mod federation;
 mod keys;
+mod mail;
 mod media;
 mod notify;
 mod operators;
@@ -162,6 +163,7 @@ impl Server {
             registration: Registration {
                 enabled: true,
                 require_token: false,
+                require_email: false,
                 guests: true,
             },
             turn: None,
@@ -177,6 +179,7 @@ impl Server {
             federation,
             media,
             push,
+            mail: None,
             services: Arc::new(ServiceClient::new().unwrap()),
             delayed,
             notices: None,

@@ -7,10 +7,11 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::routing::get;
 use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost, Turn, TurnAccess};
-use resuni_config::{Config, HashingCost, RateLimits};
+use resuni_config::{Config, HashingCost, MailSecurity, RateLimits};
 use resuni_dag::SigningKey;
 use resuni_delivery::{
-    DelayedEvents, Notices, NoticesConfig, Push, ServiceClient, Services, Upgrades,
+    DelayedEvents, MailConfig, MailTls, Mailer, Notices, NoticesConfig, Push, ServiceClient,
+    Services, Upgrades,
 };
 use resuni_federation::net::WebClient;
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
@@ -109,6 +110,7 @@ impl Parts {
             media,
             previews: previews.clone(),
             push: push.clone(),
+            mail: mailer(config)?,
             services: services.clone(),
             delayed: delayed.clone(),
             notices: open_notices(config, &rooms, &accounts).await?,
@@ -316,6 +318,7 @@ fn http_settings(config: &Config) -> Settings {
         registration: Registration {
             enabled: config.registration.enabled,
             require_token: config.registration.require_token,
+            require_email: config.registration.require_email,
             guests: config.registration.guests,
         },
         turn: turn(&config.turn),
@@ -323,6 +326,30 @@ fn http_settings(config: &Config) -> Settings {
         default_room_version: config.rooms.default_version.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
     }
+}
+
+/// What sends mail, where the settings name a mail server.
+fn mailer(config: &Config) -> Result<Option<Arc<Mailer>>> {
+    let email = &config.email;
+    let Some(host) = email.smtp_host.clone() else {
+        return Ok(None);
+    };
+    let login = email.username.clone().zip(email.password.as_ref());
+    let mailer = Mailer::new(MailConfig {
+        host,
+        port: email.smtp_port,
+        tls: match email.security {
+            MailSecurity::Starttls => MailTls::StartTls,
+            MailSecurity::Tls => MailTls::Implicit,
+            MailSecurity::None => MailTls::None,
+        },
+        login: login.map(|(name, password)| (name, password.expose().to_owned())),
+        from: email.from.clone().unwrap_or_default(),
+        extra_ca_files: email.extra_ca_files.clone(),
+        base_url: config.base_url(),
+        server_name: config.server_name.to_string(),
+    });
+    Ok(Some(Arc::new(mailer.context("Mail can't be set up.")?)))
 }
 
 /// The settings are checked: with addresses comes a way to know who may use them.

@@ -214,6 +214,7 @@ impl Machine {
             federation: Some(Arc::clone(federation)),
             media: Arc::clone(&self.aside.media),
             delayed: DelayedEvents::new(Arc::clone(rooms), Arc::clone(accounts), || [0; 16]),
+            mail: None,
             services: Arc::clone(&self.aside.services),
             search: Search::open(Arc::clone(rooms), Arc::clone(accounts)).await?,
             sync: Sync::new(

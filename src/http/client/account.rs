@@ -1,23 +1,26 @@
 //! The account itself (Client-Server API, "Account registration and management", "Current account
-//! information", "Adding Account Administrative Contact Information").
+//! information").
 
 use std::sync::Arc;
 
 use axum::extract::State;
-use bytes::Bytes;
 use http::Method;
-use resuni_accounts::Accounts;
+use resuni_accounts::{
+    Accounts,
+    uia::{Flow, Stage},
+};
+use resuni_delivery::Mailer;
 use resuni_federation::Federation;
 use resuni_rooms::Rooms;
 use ruma::api::client::account::{
-    ThirdPartyIdRemovalStatus, change_password, deactivate, get_3pids, request_openid_token, whoami,
+    ThirdPartyIdRemovalStatus, change_password, deactivate, request_openid_token, whoami,
 };
 use ruma::authentication::TokenType;
 
 use super::{remote::Remote, uia::Unconfirmed};
 use crate::{
     error::ApiError,
-    extract::{Answer, Policy, RawJson, Reply, Ruma},
+    extract::{Answer, Policy, Reply, Ruma},
     limits::Class,
     routes::Routes,
 };
@@ -28,7 +31,6 @@ pub fn routes() -> Routes {
         .guest(who_am_i)
         .with(Policy::CLIENT.class(Class::Login), set_password)
         .with(Policy::CLIENT.class(Class::Login), end)
-        .on(contacts)
         .on(openid)
 }
 
@@ -40,6 +42,7 @@ async fn who_am_i(Ruma { caller, .. }: Ruma<whoami::v3::Request>) -> Answer<whoa
 
 async fn set_password(
     State(accounts): State<Arc<Accounts>>,
+    State(mail): State<Option<Arc<Mailer>>>,
     Ruma {
         body,
         caller,
@@ -48,12 +51,23 @@ async fn set_password(
         ..
     }: Ruma<change_password::v3::Request>,
 ) -> Answer<change_password::v3::Response> {
-    // Without a token one would show an e-mail address or a phone number instead; none is known.
-    let caller = caller.ok_or_else(ApiError::missing_token)?;
     let request = Unconfirmed {
         method: Method::POST,
         uri: &uri,
         raw: &raw,
+    };
+    // Who has forgotten it shows their e-mail address instead.
+    let Some(caller) = caller else {
+        if mail.is_none() {
+            return Err(ApiError::missing_token());
+        }
+        let flows = [Flow::of([Stage::EmailIdentity])];
+        let done = request.confirm(&accounts, None, &flows).await?;
+        let email = done.email.ok_or_else(ApiError::missing_token)?;
+        accounts
+            .reset_password(email, &body.new_password, body.logout_devices)
+            .await?;
+        return Ok(Reply(change_password::v3::Response::new()));
     };
     request.confirm_password(&accounts, &caller).await?;
     let keep = caller.device_id.as_deref();
@@ -93,16 +107,10 @@ async fn end(
         federation: federation.as_deref(),
     };
     remote.leave_all(&caller.user_id).await?;
-    // There was nothing to unbind.
+    // No identity server knows of anybody through this server.
     Ok(Reply(deactivate::v3::Response::new(
         ThirdPartyIdRemovalStatus::Success,
     )))
-}
-
-/// No address is kept for anybody, so the list is empty. ruma would leave it out, which clients
-/// take badly.
-async fn contacts(_: Ruma<get_3pids::v3::Request>) -> Result<RawJson, ApiError> {
-    Ok(RawJson(Bytes::from_static(br#"{"threepids":[]}"#)))
 }
 
 async fn openid(

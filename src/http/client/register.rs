@@ -7,6 +7,7 @@ use resuni_accounts::{
     AccountKind, Accounts, AppService, DeviceRequest, NewAccount,
     uia::{Flow, Stage},
 };
+use resuni_delivery::Mailer;
 use ruma::api::client::account::{
     check_registration_token_validity, get_username_availability,
     register::{self, LoginType, RegistrationKind},
@@ -31,6 +32,7 @@ pub fn routes() -> Routes {
 
 async fn register(
     State(accounts): State<Arc<Accounts>>,
+    State(mail): State<Option<Arc<Mailer>>>,
     State(settings): State<Arc<Settings>>,
     request: Ruma<register::v3::Request>,
 ) -> Answer<register::v3::Response> {
@@ -46,7 +48,7 @@ async fn register(
         (_, RegistrationKind::Guest) => {
             return Err(ApiError::guests("This server has no guests."));
         }
-        _ => for_person(&accounts, &settings.registration, &request).await?,
+        _ => for_person(&accounts, &settings.registration, mail.is_some(), &request).await?,
     };
     // A guest without a session would be nobody.
     let log_in = !body.inhibit_login || account.kind == AccountKind::Guest;
@@ -84,6 +86,7 @@ fn for_service(service: &AppService, body: &register::v3::Request) -> Result<New
 async fn for_person(
     accounts: &Accounts,
     registration: &Registration,
+    mail: bool,
     request: &Ruma<register::v3::Request>,
 ) -> Result<NewAccount, ApiError> {
     if !registration.enabled {
@@ -95,11 +98,7 @@ async fn for_person(
     if let Some(username) = &request.body.username {
         accounts.available(username).await?;
     }
-    let flows = if registration.require_token {
-        [Flow::of([Stage::RegistrationToken])]
-    } else {
-        [Flow::of([Stage::Dummy])]
-    };
+    let flows = flows(registration, mail);
     let unconfirmed = Unconfirmed {
         method: http::Method::POST,
         uri: &request.uri,
@@ -113,8 +112,27 @@ async fn for_person(
         localpart: request.body.username.clone(),
         password: Some(password),
         registration_token: done.registration_token,
+        email: done.email,
         ..NewAccount::of_kind(AccountKind::User)
     })
+}
+
+/// What somebody has to show. Where mail is set up, an address may be given though none is asked for.
+fn flows(registration: &Registration, mail: bool) -> Vec<Flow> {
+    let token = registration
+        .require_token
+        .then_some(Stage::RegistrationToken);
+    let of = |last: Option<Stage>| -> Vec<Stage> { token.into_iter().chain(last).collect() };
+    let without = match token {
+        Some(_) => of(None),
+        None => of(Some(Stage::Dummy)),
+    };
+    let with = Flow::of(of(Some(Stage::EmailIdentity)));
+    match (mail, registration.require_email) {
+        (_, true) => vec![with],
+        (true, false) => vec![Flow::of(without), with],
+        (false, false) => vec![Flow::of(without)],
+    }
 }
 
 async fn available(

@@ -76,6 +76,15 @@ async fn log_in(
         refresh: body.refresh_token,
     };
     let login = match body.login_info {
+        LoginInfo::Password(login::v3::Password {
+            identifier: Some(UserIdentifier::Email(email)),
+            password,
+            ..
+        }) => {
+            accounts
+                .login_email(&email.address, &password, device)
+                .await?
+        }
         LoginInfo::Password(info) => {
             let user = user(info.identifier, info.user)?;
             accounts
@@ -107,7 +116,7 @@ async fn log_in(
 }
 
 /// Who wants to log in: the identifier of today, or the plain user of old clients. This server
-/// knows nobody by an e-mail address or a phone number.
+/// knows nobody by a phone number.
 fn user(identifier: Option<UserIdentifier>, old: Option<String>) -> Result<String, ApiError> {
     match (identifier, old) {
         (Some(UserIdentifier::Matrix(identifier)), _) => Ok(identifier.user),

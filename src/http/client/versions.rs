@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use resuni_dag::RoomRules;
+use resuni_delivery::Mailer;
 use ruma::api::client::discovery::{get_capabilities, get_supported_versions};
 use serde_json::{Map, Value, json};
 
@@ -59,6 +60,7 @@ async fn versions(
 /// look for it all the same.
 async fn capabilities(
     State(settings): State<Arc<Settings>>,
+    State(mail): State<Option<Arc<Mailer>>>,
     _: Ruma<get_capabilities::v3::Request>,
 ) -> RawJson {
     let stability = |rules: &RoomRules| match rules.is_stable() {
@@ -74,7 +76,7 @@ async fn capabilities(
         "m.change_password": { "enabled": true },
         "m.set_displayname": { "enabled": true },
         "m.set_avatar_url": { "enabled": true },
-        "m.3pid_changes": { "enabled": false },
+        "m.3pid_changes": { "enabled": mail.is_some() },
         "m.get_login_token": { "enabled": true },
         "m.profile_fields": { "enabled": true },
         "m.forget_forced_upon_leave": { "enabled": false },

@@ -41,54 +41,9 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "there are no other types",
     ),
     (
-        "POST /_matrix/client/v3/account/3pid",
-        "third-party identifiers",
-    ),
-    (
-        "POST /_matrix/client/v3/account/3pid/add",
-        "third-party identifiers",
-    ),
-    (
         "POST /_matrix/client/v3/account/3pid/bind",
-        "third-party identifiers",
+        "identity servers",
     ),
-    (
-        "POST /_matrix/client/v3/account/3pid/delete",
-        "third-party identifiers",
-    ),
-    (
-        "POST /_matrix/client/v3/account/3pid/unbind",
-        "third-party identifiers",
-    ),
-    (
-        "POST /_matrix/client/v3/account/3pid/email/requestToken",
-        "third-party identifiers",
-    ),
-    (
-        "POST /_matrix/client/v3/account/3pid/msisdn/requestToken",
-        "third-party identifiers",
-    ),
-    (
-        "POST /_matrix/client/v3/account/password/email/requestToken",
-        "third-party identifiers",
-    ),
-    (
-        "POST /_matrix/client/v3/account/password/msisdn/requestToken",
-        "third-party identifiers",
-    ),
-    (
-        "POST /_matrix/client/v3/register/email/requestToken",
-        "third-party identifiers",
-    ),
-    (
-        "POST /_matrix/client/v3/register/msisdn/requestToken",
-        "third-party identifiers",
-    ),
-    (
-        "GET /_matrix/client/v3/auth/{authType}/fallback/web",
-        "pages for people",
-    ),
-    ("GET /_matrix/static/client/login/", "pages for people"),
 ];
 
 /// A line of the inventory.
