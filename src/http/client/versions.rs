@@ -17,6 +17,7 @@ use crate::{
 /// The versions of the specification that clients may count on.
 const VERSIONS: &[&str] = &[
     "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10",
+    "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17",
 ];
 
 /// Features that clients look for by name.
@@ -24,6 +25,11 @@ const FEATURES: &[&str] = &[
     // Extended profiles, stable since v1.16.
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",
+    // Rooms shared with somebody, stable since v1.19.
+    "uk.half-shot.msc2666.query_mutual_rooms",
+    "uk.half-shot.msc2666.query_mutual_rooms.stable",
+    // Locking and suspending by operators, stable since v1.18.
+    "uk.timedout.msc4323",
     // Invite filtering by lists.
     "org.matrix.msc4155",
     // Events that are sent later.
@@ -61,7 +67,7 @@ async fn versions(
 async fn capabilities(
     State(settings): State<Arc<Settings>>,
     State(mail): State<Option<Arc<Mailer>>>,
-    _: Ruma<get_capabilities::v3::Request>,
+    Ruma { caller, .. }: Ruma<get_capabilities::v3::Request>,
 ) -> RawJson {
     let stability = |rules: &RoomRules| match rules.is_stable() {
         true => json!("stable"),
@@ -71,7 +77,7 @@ async fn capabilities(
         .iter()
         .map(|rules| (rules.version.to_string(), stability(rules)))
         .collect();
-    RawJson::of(&json!({ "capabilities": {
+    let mut answer = json!({ "capabilities": {
         "m.room_versions": { "default": settings.default_room_version, "available": versions },
         "m.change_password": { "enabled": true },
         "m.set_displayname": { "enabled": true },
@@ -80,5 +86,11 @@ async fn capabilities(
         "m.get_login_token": { "enabled": true },
         "m.profile_fields": { "enabled": true },
         "m.forget_forced_upon_leave": { "enabled": false },
-    } }))
+    } });
+    // "Should be omitted altogether" for those who may do neither.
+    if caller.is_admin {
+        let both = json!({ "suspend": true, "lock": true });
+        answer["capabilities"]["m.account_moderation"] = both;
+    }
+    RawJson::of(&answer)
 }

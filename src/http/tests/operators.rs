@@ -174,3 +174,14 @@ async fn a_login_without_a_type_is_told_so() {
         .await
         .fails(400, "M_MISSING_PARAM");
 }
+
+#[tokio::test]
+async fn what_operators_may_do_is_a_capability_of_theirs() {
+    let server = Server::start().await;
+    let (root, alice) = (server.operator().await, server.user("alice").await);
+    let path = "/_matrix/client/v3/capabilities";
+    let of = |got: Value| got["capabilities"]["m.account_moderation"].clone();
+    let both = json!({ "suspend": true, "lock": true });
+    assert_eq!(of(server.get(path, &root).await.ok()), both);
+    assert_eq!(of(server.get(path, &alice).await.ok()), Value::Null);
+}
