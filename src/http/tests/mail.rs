@@ -150,10 +150,13 @@ impl Server {
 async fn an_account_may_need_an_address() {
     let (server, mailbox) = Server::with_mail(true).await;
     let register = |auth: Value| {
-        let body = json!({ "username": "alice", "password": "correct horse", "auth": auth });
+        let mut body = json!({ "username": "alice", "password": "correct horse" });
+        if !auth.is_null() {
+            body["auth"] = auth;
+        }
         server.ask(Method::POST, REGISTER, None, body)
     };
-    let got = register(json!({})).await;
+    let got = register(Value::Null).await;
     let flows = json!([{ "stages": ["m.login.email.identity"] }]);
     assert_eq!((got.status.as_u16(), &got.body["flows"]), (401, &flows));
     let session = got.body["session"].clone();
@@ -200,10 +203,13 @@ async fn a_forgotten_password_is_set_anew_by_mail() {
     server.adds(&alice, "alice", &shown).await.ok();
 
     let reset = |auth: Value| {
-        let body = json!({ "new_password": "another horse", "auth": auth });
+        let mut body = json!({ "new_password": "another horse" });
+        if !auth.is_null() {
+            body["auth"] = auth;
+        }
         server.ask(Method::POST, PASSWORD, None, body)
     };
-    let got = reset(json!({})).await;
+    let got = reset(Value::Null).await;
     let session = got.body["session"].clone();
     let stages = json!([{ "stages": ["m.login.email.identity"] }]);
     assert_eq!(got.body["flows"], stages);
@@ -257,7 +263,7 @@ async fn without_mail_nobody_is_promised_any() {
 #[tokio::test]
 async fn pages_show_what_they_are_given_as_text_only() {
     let (server, _) = Server::with_mail(false).await;
-    let odd = "%22%3E%3Cscript%3Ealert(1)%3C/script%3E";
+    let odd = "%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E";
     for path in [
         format!("/_resuni/email/confirm?sid={odd}&client_secret={odd}&token={odd}"),
         format!("/_matrix/client/v3/auth/m.login.dummy/fallback/web?session={odd}"),

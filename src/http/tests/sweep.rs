@@ -451,6 +451,10 @@ async fn wrong_methods_are_told_apart_from_unknown_paths() {
             if methods[operation.path].contains(method.as_str()) {
                 continue;
             }
+            // The form of the page is sent there.
+            if operation.path.ends_with("/fallback/web") && method == Method::POST {
+                continue;
+            }
             operation.method = method;
             let got = world.ask(&operation, Some(&world.me), json!({})).await;
             faults.check(&operation, "wrong method", &got, 405, "M_UNRECOGNIZED");
