@@ -7,7 +7,7 @@ use resuni_store::{Batch, Direction, ScanRange};
 use crate::{
     Accounts,
     error::AccountError,
-    tables::{AccountNum, CONTACTS, CONTACTS_OF, Contact},
+    tables::{AccountNum, CONTACTS, CONTACTS_OF, Contact, VALIDATIONS},
     users::lost_race,
     validation::{Purpose, Validated},
 };
@@ -191,7 +191,12 @@ impl Accounts {
         // Used up first: whatever happens next, it does not open the account twice.
         let mut batch = Batch::new();
         validated.spend(&mut batch);
-        self.store.commit_durable(batch).await?;
+        match self.store.commit_durable(batch).await {
+            Err(error) if lost_race(&error, VALIDATIONS.name()) => {
+                return Err(AccountError::ThreepidAuthFailed);
+            }
+            other => other?,
+        }
         self.set_password(account, password, log_out, None).await
     }
 }

@@ -432,7 +432,10 @@ impl Accounts {
             Checked::Wrong(_, message) => Ok(Some(message)),
             Checked::Right => {
                 session.completed.push(stage);
-                self.uia.store(id, session, self.now_ms())?;
+                // A session that has ended meanwhile stays ended.
+                if let Some(stored) = self.uia.sessions.lock().get_mut(id) {
+                    *stored = session;
+                }
                 Ok(None)
             }
         }
