@@ -396,7 +396,7 @@ pub const DEVICES: Topic = Topic(0x0303);
 pub const ACCOUNT: Topic = Topic(0x0304);
 
 /// The pushers of an account changed; no payload.
-pub const PUSHERS_CHANGED: Topic = Topic(0x0305);
+pub const PUSHERS_CHANGED: Topic = Topic(0x0309);
 
 /// The payload of [`ACCOUNT_DATA`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -454,4 +454,29 @@ pub enum AccountsChange {
         /// See above.
         erase: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::e2e::tables::{DEVICE_LISTS_TOPIC, KEYS, TO_DEVICE_TOPIC};
+
+    #[test]
+    fn each_topic_of_the_log_has_a_number_of_its_own() {
+        let topics = [
+            ACCOUNT_DATA,
+            PROFILE,
+            DEVICES,
+            ACCOUNT,
+            PUSHERS_CHANGED,
+            THREADS_CHANGED,
+            KEYS,
+            TO_DEVICE_TOPIC,
+            DEVICE_LISTS_TOPIC,
+        ];
+        let numbers: BTreeSet<u16> = topics.iter().map(|topic| topic.0).collect();
+        assert_eq!(numbers.len(), topics.len());
+    }
 }

@@ -21,6 +21,8 @@ const WAIT: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(5);
 /// What waits is begun in portions, so that no queue overflows.
 const PORTION: usize = 50;
+/// People who have several clients each, when there are many clients.
+const WAITERS: usize = 200;
 
 const SLIDING: &str = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
 
@@ -114,20 +116,24 @@ impl Bench {
         Ok(())
     }
 
-    /// Many clients that wait, and nothing that happens.
-    pub(super) async fn wait(&mut self, server: &Server, users: &[Client]) -> anyhow::Result<()> {
+    /// Many clients that wait, and nothing that happens: people who share no room, and whose presence nobody is told.
+    pub(super) async fn wait(&mut self, server: &Server) -> anyhow::Result<()> {
         let waiting = self.sizes.idle_clients;
-        let mut tokens = Vec::new();
-        for user in users {
+        let (mut users, mut tokens) = (Vec::new(), Vec::new());
+        for n in 0..waiting.min(WAITERS) {
+            let user = server.client()?.register(&format!("waiter{n}")).await?;
+            create_room(&user, "to wait in").await?;
             // What only the first syncs bring is over with the second.
-            let first = next_batch(&user.sync("", Duration::ZERO, "").await?)?;
-            tokens.push(next_batch(&user.sync(&first, Duration::ZERO, "").await?)?);
+            let first = next_batch(&user.get(&silent("", Duration::ZERO)).await?)?;
+            let second = user.get(&silent(&first, Duration::ZERO)).await?;
+            tokens.push(next_batch(&second)?);
+            users.push(user);
         }
         let before = measure::resident_mb(server.pid()?)?;
         let mut tasks = tokio::task::JoinSet::new();
         for n in 0..waiting {
             let user = users.get(n % users.len()).context("no users")?.clone();
-            let path = sync_path(&tokens[n % users.len()], WAIT, "");
+            let path = silent(&tokens[n % users.len()], WAIT);
             tasks.spawn(async move { user.fetch(&path).await });
             if n % PORTION == PORTION - 1 {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -140,6 +146,7 @@ impl Bench {
         let cpu = (measure::cpu_ms(server.pid()?)? - cpu) / IDLE.as_millis() as f64 * 100.0;
         let ended = std::iter::from_fn(|| tasks.try_join_next()).count();
         tasks.abort_all();
+        anyhow::ensure!(ended == 0, "{ended} of {waiting} did not wait");
         let row = |what, name: String, value, unit| Row {
             what,
             name,
@@ -147,7 +154,7 @@ impl Bench {
             unit,
             more_is_better: false,
             cpu_ms: None,
-            note: format!("{ended} of them were answered meanwhile"),
+            note: format!("of {} people", users.len()),
         };
         let kib = (after - before).max(0.0) * 1024.0 / waiting.max(1) as f64;
         let name = format!("memory for each of {waiting} waiting clients");
@@ -156,4 +163,9 @@ impl Bench {
         self.push(row(What::WaitingCpu, name, cpu, "% of a core"));
         Ok(())
     }
+}
+
+/// A sync that does not show its user as online.
+fn silent(since: &str, timeout: Duration) -> String {
+    sync_path(since, timeout, "") + "&set_presence=offline"
 }

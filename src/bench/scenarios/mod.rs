@@ -134,7 +134,7 @@ pub async fn run(
     bench.syncs(&one).await?;
     bench.first_looks(&one).await?;
     bench.follow(&one, &users).await?;
-    bench.wait(&one, &users).await?;
+    bench.wait(&one).await?;
     bench.lazy_sync(&one, &users).await?;
     bench.local_delivery(&users, &owner).await?;
     bench.fan_out(&one, &users, &large).await?;
