@@ -28,6 +28,6 @@ pub use load::{Loaded, Origin, load};
 pub use mail::Email;
 pub use settings::{
     Appservices, Config, Consortium, Federation, Listener, Log, Media, Member, Metrics, Outbound,
-    PasswordHashing, RateLimits, Registration, Rooms, Support,
+    PasswordHashing, RateLimits, Registration, Rooms, S3, Support,
 };
 pub use values::{FederationMode, HashingCost, LogFormat, MailSecurity, Rate, Secret};

@@ -256,6 +256,43 @@ settings! {
         /// Whether files that come from now on are given to signed-in people and other servers only.
         /// What came before is still given to anybody who has its address, as old clients need it.
         value authenticated_only: bool = false;
+
+        /// The most that one user may keep here, in bytes. By default there is no limit.
+        value max_bytes_per_user: Option<u64> = None, like "10737418240";
+
+        /// How many days files of other servers are kept after somebody looked at them; they are
+        /// fetched again when somebody does. By default for ever.
+        value keep_remote_days: Option<u64> = None, like "90";
+
+        /// How many days uploaded files are kept that nobody ever looked at. By default for ever.
+        value keep_unseen_days: Option<u64> = None, like "30";
+
+        /// A bucket of an object store that speaks S3, for the bytes of all files.
+        table s3: S3 = S3::default();
+    }
+}
+
+settings! {
+    /// A bucket for files. Files that are in the folder when you name one are not moved there:
+    /// copy the folder `media` of the data into it, without `incoming`.
+    pub struct S3 {
+        /// Its name. Without one, files are in the folder of the data.
+        value bucket: Option<String> = None, like "\"matrix-media\"";
+
+        /// Where the object store is. By default Amazon's of the region.
+        value endpoint: Option<String> = None, like "\"https://s3.example.org\"";
+
+        /// The region.
+        value region: String = "us-east-1".to_owned();
+
+        /// The name of the key.
+        value access_key_id: Option<String> = None, like "\"a name\"";
+
+        /// The key.
+        value secret_access_key: Option<Secret> = None, like "\"a long random text\"";
+
+        /// What the names of the objects begin with.
+        value prefix: String = String::new();
     }
 }
 

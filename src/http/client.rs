@@ -43,6 +43,7 @@ mod uia;
 mod versions;
 mod voip;
 
+pub use appservice::bridged_user;
 pub use files::{Asked, Files, disposition};
 pub use media::wanted;
 pub use voip::rtc_transports;

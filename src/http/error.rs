@@ -499,7 +499,7 @@ impl From<MediaError> for ApiError {
         match error {
             MediaError::TooLarge { .. } | MediaError::TooManyPixels => ApiError::too_large(message),
             MediaError::Unknown => ApiError::not_found(message),
-            MediaError::NotYours => ApiError::forbidden(message),
+            MediaError::NotYours | MediaError::Quota { .. } => ApiError::forbidden(message),
             MediaError::Taken => ApiError::new(
                 StatusCode::CONFLICT,
                 ErrorCode::CannotOverwriteMedia,

@@ -1,6 +1,7 @@
 //! The router as a whole, driven in process.
 
 mod accounts;
+mod bridges;
 mod edges;
 mod federation;
 mod keys;
@@ -83,6 +84,11 @@ impl Server {
     }
 
     async fn start_with(change: impl FnOnce(&mut Settings)) -> Server {
+        Self::start_beside(BRIDGE, change).await
+    }
+
+    /// With this application service.
+    async fn start_beside(bridge: &str, change: impl FnOnce(&mut Settings)) -> Server {
         let server_name = owned_server_name!("example.org");
         let store = Store::memory().await;
         let clock: SharedClock = Arc::new(SystemClock);
@@ -91,7 +97,7 @@ impl Server {
             shared_secret: Some("shared".to_owned()),
             ..AccountsConfig::new(server_name.clone())
         };
-        let bridge: ServiceFile = serde_json::from_str(BRIDGE).unwrap();
+        let bridge: ServiceFile = serde_json::from_str(bridge).unwrap();
         let services = AppServices::new([bridge], &server_name).unwrap();
         let accounts = Accounts::open(config, services, store.clone(), clock.clone())
             .await
@@ -123,10 +129,8 @@ impl Server {
             .unwrap();
         let folder = tempfile::tempdir().unwrap();
         let media = MediaConfig {
-            server_name: server_name.clone(),
-            folder: folder.path().to_owned(),
             max_bytes: 1000,
-            authenticated_only: false,
+            ..MediaConfig::new(server_name.clone(), folder.path())
         };
         let media = Media::open(media, store.clone(), clock.clone())
             .await

@@ -11,6 +11,12 @@ pub enum MediaError {
         /// The limit.
         limit: u64,
     },
+    /// The user has uploaded as much as the operator allows (`M_FORBIDDEN`).
+    #[error("You may keep {limit} bytes of files on this server, and this is more.")]
+    Quota {
+        /// The limit.
+        limit: u64,
+    },
     /// The client broke off.
     #[error("The file did not arrive whole: {0}")]
     Broken(String),
@@ -41,6 +47,9 @@ pub enum MediaError {
     /// The disk failed.
     #[error("A file could not be written or read: {0}")]
     Disk(#[from] std::io::Error),
+    /// The object store failed.
+    #[error("The object store did not take or give a file: {0}")]
+    Bucket(String),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -1,8 +1,8 @@
-//! Files that people upload, and copies of those of other servers, on the local disk.
+//! Files that people upload, and copies of those of other servers, on the local disk or in a bucket.
 //!
 //! A file is kept under the hash of its bytes, so that equal files are kept once; what is known of
 //! it (type, name, who uploaded it) is a row in the store under its `mxc://` address. The bytes are
-//! on disk before the row is, so a row never points at a file that is not there; a crash in between
+//! there before the row is, so a row never points at a file that is not there; a crash in between
 //! leaves bytes that nobody asks for. Thumbnails are files of their own, found by the hash of the
 //! file they are of.
 
@@ -12,21 +12,18 @@ mod error;
 mod picture;
 mod previews;
 mod promises;
+mod rows;
+mod shelf;
 pub mod tables;
 #[cfg(test)]
 mod tests;
 mod thumbnails;
 
-use std::{
-    fmt::Write as _,
-    io::ErrorKind,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io::ErrorKind, ops::Range, path::PathBuf, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use rand::{TryRng as _, rngs::SysRng};
 use resuni_store::{Batch, SharedClock, Store};
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
@@ -34,14 +31,16 @@ use sha2::{Digest as _, Sha256};
 use tokio::{
     fs::{self, File},
     io::AsyncWriteExt as _,
-    sync::watch,
+    sync::{Mutex, RwLock, RwLockReadGuard, watch},
 };
 
 pub use error::MediaError;
 pub use picture::{Wanted, dimensions};
 pub use previews::{Answer, PreviewConfig, PreviewError, Previews, Web};
+pub use shelf::{BucketConfig, FileStream};
 pub use tables::{MediaRow, TABLES};
 
+use shelf::Shelf;
 use tables::MEDIA;
 use thumbnails::Workshop;
 
@@ -62,6 +61,30 @@ pub struct MediaConfig {
     /// Whether files that come from now on are for signed-in readers only (client-server API, "Content repository":
     /// the freeze).
     pub authenticated_only: bool,
+    /// The most that one user may have uploaded, in bytes.
+    pub max_bytes_per_user: Option<u64>,
+    /// How long files of other servers are kept after somebody looked at them, in milliseconds; none: for ever.
+    pub keep_remote_ms: Option<u64>,
+    /// How long files of ours are kept that nobody ever looked at; none: for ever.
+    pub keep_unseen_ms: Option<u64>,
+    /// Where the bytes are, if not in the folder. Files arrive there all the same.
+    pub bucket: Option<BucketConfig>,
+}
+
+impl MediaConfig {
+    /// For files of this server, in this folder, up to 50 MiB each.
+    pub fn new(server_name: OwnedServerName, folder: impl Into<PathBuf>) -> Self {
+        Self {
+            server_name,
+            folder: folder.into(),
+            max_bytes: 50 * 1024 * 1024,
+            authenticated_only: false,
+            max_bytes_per_user: None,
+            keep_remote_ms: None,
+            keep_unseen_ms: None,
+            bucket: None,
+        }
+    }
 }
 
 /// What comes with a file.
@@ -81,6 +104,11 @@ pub struct Media {
     store: Store,
     clock: SharedClock,
     workshop: Workshop,
+    shelf: Shelf,
+    /// Held to read between the putting away of bytes and the row that needs them; held to write where bytes are removed.
+    settled: RwLock<()>,
+    /// Held where a row is written and what its uploader has used.
+    rows: Mutex<()>,
     /// Counts the promised files that came.
     arrived: watch::Sender<u64>,
 }
@@ -96,10 +124,13 @@ impl Media {
         clock: SharedClock,
     ) -> Result<Arc<Self>, MediaError> {
         let media = Self {
+            shelf: Shelf::open(&config.folder, config.bucket.as_ref())?,
             config,
             store,
             clock,
             workshop: Workshop::default(),
+            settled: RwLock::default(),
+            rows: Mutex::default(),
             arrived: watch::Sender::new(0),
         };
         let incoming = media.incoming();
@@ -108,6 +139,7 @@ impl Media {
             _ => {}
         }
         fs::create_dir_all(&incoming).await?;
+        media.count().await?;
         Ok(Arc::new(media))
     }
 
@@ -128,17 +160,6 @@ impl Media {
 
     fn incoming(&self) -> PathBuf {
         self.config.folder.join("incoming")
-    }
-
-    /// Where bytes with this hash are: `ab/cdef…`, so that no folder gets too large.
-    fn path(&self, hash: &[u8; 32]) -> PathBuf {
-        let mut name = String::with_capacity(64);
-        for byte in hash {
-            // Writing to a string does not fail.
-            let _ = write!(name, "{byte:02x}");
-        }
-        let (folder, file) = name.split_at(2);
-        self.config.folder.join(folder).join(file)
     }
 
     /// Keeps a file of one of our users; answers the id of its address.
@@ -167,27 +188,34 @@ impl Media {
         about: About,
         body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<MediaRow, MediaError> {
-        let row = self.row(about, body).await?;
-        let mut batch = Batch::new();
-        batch.put(&MEDIA, &(server.to_string(), id.to_owned()), &row);
-        self.store.commit_durable(batch).await?;
+        let (row, settling) = self.row(about, body).await?;
+        let address = (server.to_string(), id.to_owned());
+        self.note(Batch::new(), &address, &row, settling).await?;
         Ok(row)
     }
 
-    /// Writes the bytes; what is then to be noted of them.
+    /// Writes the bytes; what is then to be noted of them, and what keeps them until it is.
     async fn row<E: std::fmt::Display>(
         &self,
         about: About,
         body: impl Stream<Item = Result<Bytes, E>> + Unpin,
-    ) -> Result<MediaRow, MediaError> {
+    ) -> Result<(MediaRow, RwLockReadGuard<'_, ()>), MediaError> {
         let too_long = |text: &Option<String>| text.as_ref().is_some_and(|t| t.len() > TEXT_BYTES);
         if too_long(&about.content_type) || too_long(&about.filename) {
             return Err(MediaError::Invalid(
                 "The name or the type of the file is too long.",
             ));
         }
-        let (hash, bytes) = self.write(body).await?;
-        Ok(MediaRow {
+        let limit = match (&about.uploader, self.config.max_bytes_per_user) {
+            // What does not fit is not read to its end, and leaves nothing.
+            (Some(user), Some(quota)) => {
+                let left = quota.saturating_sub(self.used_by(user).await?);
+                left.min(self.config.max_bytes)
+            }
+            _ => self.config.max_bytes,
+        };
+        let (hash, bytes, settling) = self.write(body, limit).await?;
+        let row = MediaRow {
             hash,
             bytes,
             content_type: about.content_type,
@@ -195,14 +223,16 @@ impl Media {
             uploader: about.uploader,
             created_ms: self.clock.now_ms(),
             authenticated_only: self.config.authenticated_only,
-        })
+        };
+        Ok((row, settling))
     }
 
-    /// Writes the bytes to where their hash says, and to the disk for good.
+    /// Writes the bytes to where their hash says, for good. Until what is answered goes, they are not removed.
     async fn write<E: std::fmt::Display>(
         &self,
         mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
-    ) -> Result<([u8; 32], u64), MediaError> {
+        limit: u64,
+    ) -> Result<([u8; 32], u64, RwLockReadGuard<'_, ()>), MediaError> {
         let arriving = Arriving(
             self.incoming()
                 .join(URL_SAFE_NO_PAD.encode(random::<18>()?)),
@@ -212,24 +242,25 @@ impl Media {
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|error| MediaError::Broken(error.to_string()))?;
             bytes = bytes.saturating_add(chunk.len() as u64);
-            if bytes > self.config.max_bytes {
-                return Err(MediaError::TooLarge {
-                    limit: self.config.max_bytes,
-                });
+            if bytes > limit {
+                return Err(self.too_much(limit));
             }
             hasher.update(&chunk);
             file.write_all(&chunk).await?;
         }
         file.sync_all().await?;
+        drop(file);
         let hash = hasher.finalize().into();
-        let path = self.path(&hash);
-        let folder = path.parent().unwrap_or(&self.config.folder);
-        fs::create_dir_all(folder).await?;
-        fs::rename(&arriving.0, &path).await?;
-        // The new name, and the folder's own, have to be on disk too.
-        sync_folder(folder).await?;
-        sync_folder(&self.config.folder).await?;
-        Ok((hash, bytes))
+        let settling = self.settled.read().await;
+        self.shelf.put(&arriving.0, &hash).await?;
+        Ok((hash, bytes, settling))
+    }
+
+    fn too_much(&self, limit: u64) -> MediaError {
+        match self.config.max_bytes_per_user {
+            Some(quota) if limit < self.config.max_bytes => MediaError::Quota { limit: quota },
+            _ => MediaError::TooLarge { limit },
+        }
     }
 
     /// What is known of the file at an address, if it is kept here.
@@ -248,12 +279,25 @@ impl Media {
         Ok(self.store.snapshot().get(&MEDIA, &key).await?)
     }
 
-    /// The bytes of a file.
+    /// The bytes of a file from the first of the range up to its end.
     ///
     /// # Errors
     /// When they can't be read.
-    pub async fn read(&self, row: &MediaRow) -> Result<File, MediaError> {
-        Ok(File::open(self.path(&row.hash)).await?)
+    pub async fn read(&self, row: &MediaRow, range: Range<u64>) -> Result<FileStream, MediaError> {
+        self.shelf.read(&row.hash, range).await
+    }
+
+    /// All bytes of a file, in memory.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub async fn all(&self, row: &MediaRow) -> Result<Vec<u8>, MediaError> {
+        let mut parts = self.read(row, 0..row.bytes).await?;
+        let mut bytes = Vec::new();
+        while let Some(part) = parts.try_next().await? {
+            bytes.extend_from_slice(&part);
+        }
+        Ok(bytes)
     }
 }
 
@@ -270,13 +314,9 @@ struct Arriving(PathBuf);
 
 impl Drop for Arriving {
     fn drop(&mut self) {
-        // After the renaming there is nothing to remove.
+        // Where it was renamed there is nothing to remove.
         let _ = std::fs::remove_file(&self.0);
     }
-}
-
-async fn sync_folder(folder: &Path) -> Result<(), std::io::Error> {
-    File::open(folder).await?.sync_all().await
 }
 
 /// An id that nobody guesses.

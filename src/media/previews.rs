@@ -30,7 +30,7 @@ use url::Url;
 
 use crate::{
     About, Media, MediaError, new_id, picture,
-    tables::{MEDIA, PREVIEWS, PREVIEWS_DUE, PreviewRow},
+    tables::{PREVIEWS, PREVIEWS_DUE, PreviewRow},
 };
 use html::Found;
 use rules::Domains;
@@ -195,22 +195,23 @@ impl Previews {
     async fn keep(&self, key: [u8; 32], preview: Preview) -> Result<String, MediaError> {
         let Preview { mut said, picture } = preview;
         let mut batch = Batch::new();
-        let mut kept = String::new();
-        if let Some(picture) = picture {
-            let server = self.media.server_name().to_string();
-            kept = new_id()?;
-            picture.say(&mut said, &format!("mxc://{server}/{kept}"));
-            let about = About {
-                content_type: Some(picture.kind.to_owned()),
-                ..About::default()
-            };
-            let body = stream::iter([Ok::<_, std::io::Error>(picture.bytes)]);
-            let row = self.media.row(about, body).await?;
-            batch.put(&MEDIA, &(server, kept.clone()), &row);
-        }
+        let Some(picture) = picture else {
+            let said = text_of(said);
+            self.remember(&mut batch, key, Some(said.clone()), String::new());
+            self.store.commit_durable(batch).await?;
+            return Ok(said);
+        };
+        let address = (self.media.server_name().to_string(), new_id()?);
+        picture.say(&mut said, &format!("mxc://{}/{}", address.0, address.1));
+        let about = About {
+            content_type: Some(picture.kind.to_owned()),
+            ..About::default()
+        };
+        let body = stream::iter([Ok::<_, std::io::Error>(picture.bytes)]);
+        let (row, settling) = self.media.row(about, body).await?;
         let said = text_of(said);
-        self.remember(&mut batch, key, Some(said.clone()), kept);
-        self.store.commit_durable(batch).await?;
+        self.remember(&mut batch, key, Some(said.clone()), address.1.clone());
+        self.media.note(batch, &address, &row, settling).await?;
         Ok(said)
     }
 
@@ -343,7 +344,7 @@ impl Previews {
             if due.is_empty() {
                 return Ok(());
             }
-            let mut batch = Batch::new();
+            let (mut batch, mut pictures) = (Batch::new(), Vec::new());
             for ((due_ms, key), picture) in due {
                 batch.delete(&PREVIEWS_DUE, &(due_ms, key));
                 let row = snapshot.get(&PREVIEWS, &key).await?;
@@ -351,10 +352,11 @@ impl Previews {
                     batch.delete(&PREVIEWS, &key);
                 }
                 if !picture.is_empty() {
-                    let server = self.media.server_name().to_string();
-                    batch.delete(&MEDIA, &(server, picture));
+                    pictures.push((self.media.server_name().to_string(), picture));
                 }
             }
+            // The pictures first: after a crash in between they are gone already, and the rows still say so.
+            self.media.remove(&pictures).await?;
             self.store.commit_durable(batch).await?;
         }
     }

@@ -78,15 +78,14 @@ impl Media {
             return Err(MediaError::NotYours);
         }
         let key = (server.to_string(), id.to_owned());
-        let row = self.row(about, body).await?;
+        let (row, settling) = self.row(about, body).await?;
         let mut batch = Batch::new();
         // Of two uploads at once the first one counts.
         batch.guard_absent(&MEDIA, &key);
-        batch.put(&MEDIA, &key, &row);
         batch.delete(&PROMISES, &key.1);
-        batch.delete(&PROMISES_OF, &(promise.user.to_string(), key.1));
-        match self.store.commit_durable(batch).await {
-            Err(CommitError::Guard { .. }) => return Err(MediaError::Taken),
+        batch.delete(&PROMISES_OF, &(promise.user.to_string(), key.1.clone()));
+        match self.note(batch, &key, &row, settling).await {
+            Err(MediaError::Commit(CommitError::Guard { .. })) => return Err(MediaError::Taken),
             done => done?,
         }
         self.arrived.send_modify(|count| *count += 1);

@@ -20,6 +20,13 @@ pub static PREVIEWS: Table<[u8; 32], PreviewRow> = Table::new(0x0405, "previews"
 /// nothing.
 pub static PREVIEWS_DUE: Table<(u64, [u8; 32]), String> = Table::new(0x0406, "previews, due");
 
+/// Which bytes are needed by what: SHA-256, and the address of a file or a thumbnail.
+pub static USES: Table<([u8; 32], String), ()> = Table::new(0x0407, "uses of bytes");
+/// How much each user has uploaded, in bytes; and a row for nobody, which says that everybody has been counted.
+pub static USED: Table<String, u64> = Table::new(0x0408, "used by users");
+/// When somebody looked at a file, to the day, in milliseconds since 1970; server and id.
+pub static SEEN: Table<(String, String), u64> = Table::new(0x0409, "media, seen");
+
 /// All tables of this crate.
 pub const TABLES: &[TableInfo] = &[
     MEDIA.info(),
@@ -28,6 +35,9 @@ pub const TABLES: &[TableInfo] = &[
     THUMBNAILS.info(),
     PREVIEWS.info(),
     PREVIEWS_DUE.info(),
+    USES.info(),
+    USED.info(),
+    SEEN.info(),
 ];
 
 /// A row of [`MEDIA`].

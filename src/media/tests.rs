@@ -1,16 +1,18 @@
+mod bucket;
+mod keeping;
+
+use std::path::Path;
+
 use futures_util::stream;
-use resuni_store::SystemClock;
+use resuni_store::{Direction, ScanRange, SystemClock};
 use ruma::owned_server_name;
-use tokio::io::AsyncReadExt as _;
 
 use super::*;
 
 async fn media(folder: &Path, store: &Store) -> Arc<Media> {
     let config = MediaConfig {
-        server_name: owned_server_name!("example.org"),
-        folder: folder.to_owned(),
         max_bytes: 10,
-        authenticated_only: false,
+        ..MediaConfig::new(owned_server_name!("example.org"), folder)
     };
     Media::open(config, store.clone(), Arc::new(SystemClock))
         .await
@@ -57,15 +59,7 @@ async fn what_was_uploaded_is_there_after_a_restart_and_equal_files_are_kept_onc
         (row.bytes, row.content_type.as_deref()),
         (5, Some("text/plain"))
     );
-    let mut text = String::new();
-    after
-        .read(&row)
-        .await
-        .unwrap()
-        .read_to_string(&mut text)
-        .await
-        .unwrap();
-    assert_eq!(text, "hello");
+    assert_eq!(after.all(&row).await.unwrap(), b"hello");
     assert_eq!(files(folder.path()), 1);
 }
 

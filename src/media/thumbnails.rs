@@ -11,7 +11,8 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use crate::{
     Media, MediaError,
     picture::{self, Wanted},
-    tables::{MediaRow, THUMBNAILS, ThumbnailRow},
+    rows::use_of_thumbnail,
+    tables::{MediaRow, THUMBNAILS, ThumbnailRow, USES},
 };
 
 /// Pictures that are worked on at a time.
@@ -95,13 +96,15 @@ impl Media {
             return Err(MediaError::TooManyPixels);
         }
         let permit = self.workshop.permits.clone().acquire_owned().await;
-        let path = self.path(&row.hash);
+        let bytes = self.all(row).await?;
         let made = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            picture::thumbnail(&std::fs::read(path)?, wanted)
+            picture::thumbnail(&bytes, wanted)
         })
         .await
         .map_err(|_| MediaError::NoPicture)??;
+        let mut batch = Batch::new();
+        let _settling;
         let made = match made {
             None => ThumbnailRow {
                 hash: None,
@@ -110,7 +113,9 @@ impl Media {
             },
             Some(made) => {
                 let bytes = stream::iter([Ok::<_, std::io::Error>(Bytes::from(made.bytes))]);
-                let (hash, bytes) = self.write(bytes).await?;
+                let (hash, bytes, settling) = self.write(bytes, MAX_BYTES).await?;
+                _settling = settling;
+                batch.put(&USES, &use_of_thumbnail(hash, &key), &());
                 ThumbnailRow {
                     hash: Some(hash),
                     bytes,
@@ -118,7 +123,6 @@ impl Media {
                 }
             }
         };
-        let mut batch = Batch::new();
         batch.put(&THUMBNAILS, &key, &made);
         self.store.commit_durable(batch).await?;
         Ok(made)

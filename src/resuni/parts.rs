@@ -18,7 +18,7 @@ use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfi
 use resuni_feed::Feed;
 use resuni_http::limits::{Limits, Rate, Rates};
 use resuni_http::{AppState, Registration, Settings, Support};
-use resuni_media::{Media, MediaConfig, PreviewConfig, Previews};
+use resuni_media::{BucketConfig, Media, MediaConfig, MediaError, PreviewConfig, Previews};
 use resuni_rooms::{Rooms, RoomsConfig};
 use resuni_search::Search;
 use resuni_store::{EngineConfig, RocksConfig, SharedClock, Store, StoreError, SystemClock};
@@ -31,6 +31,8 @@ use crate::operator::{Answering, Door};
 use crate::social;
 use crate::web_access::TheWeb;
 
+/// How often it is looked for files that are no longer kept.
+const TIDYING: Duration = Duration::from_secs(60 * 60);
 /// How often what is written lazily is written.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
@@ -107,7 +109,7 @@ impl Parts {
             accounts: accounts.clone(),
             rooms: rooms.clone(),
             federation: federation.clone(),
-            media,
+            media: media.clone(),
             previews: previews.clone(),
             push: push.clone(),
             mail: mailer(config)?,
@@ -141,9 +143,7 @@ impl Parts {
                 }
             });
         }
-        if let Some(previews) = previews {
-            tasks.spawn(tidy(previews, stopping.clone()));
-        }
+        tasks.spawn(tidy(media, previews, stopping.clone()));
         tasks.spawn(housekeeping(accounts.clone(), stopping.clone()));
         tasks.close();
         Ok(Self {
@@ -206,6 +206,24 @@ pub(crate) async fn open_accounts(config: &Config, store: &Store) -> Result<Arc<
         .context("The accounts can't be opened.")
 }
 
+/// Days in milliseconds.
+fn days(days: u64) -> u64 {
+    days.saturating_mul(24 * 60 * 60 * 1000)
+}
+
+/// The bucket for uploaded files, if one is named.
+fn bucket(settings: &resuni_config::S3) -> Option<BucketConfig> {
+    let secret = settings.secret_access_key.as_ref();
+    Some(BucketConfig {
+        bucket: settings.bucket.clone()?,
+        endpoint: settings.endpoint.clone(),
+        region: settings.region.clone(),
+        access_key_id: settings.access_key_id.clone().unwrap_or_default(),
+        secret_access_key: secret.map_or_else(String::new, |secret| secret.expose().to_owned()),
+        prefix: settings.prefix.clone(),
+    })
+}
+
 /// Opens the folder of uploaded files.
 async fn open_media(config: &Config, data: &DataDir, store: &Store) -> Result<Arc<Media>> {
     let settings = MediaConfig {
@@ -213,6 +231,10 @@ async fn open_media(config: &Config, data: &DataDir, store: &Store) -> Result<Ar
         folder: data.media(),
         max_bytes: config.media.max_upload_bytes,
         authenticated_only: config.media.authenticated_only,
+        max_bytes_per_user: config.media.max_bytes_per_user,
+        keep_remote_ms: config.media.keep_remote_days.map(days),
+        keep_unseen_ms: config.media.keep_unseen_days.map(days),
+        bucket: bucket(&config.media.s3),
     };
     Media::open(settings, store.clone(), clock())
         .await
@@ -230,7 +252,7 @@ fn open_previews(config: &Config, media: &Arc<Media>) -> Result<Option<Arc<Previ
         allowed_domains: settings.allowed_domains.clone(),
         denied_domains: settings.denied_domains.clone(),
         language: settings.language.clone(),
-        keep_ms: settings.keep_days.saturating_mul(24 * 60 * 60 * 1000),
+        keep_ms: days(settings.keep_days),
     };
     let previews = Previews::new(media.clone(), settings, Box::new(web));
     Ok(Some(previews))
@@ -459,15 +481,25 @@ fn gateways(config: &Config) -> Result<WebClient> {
         .context("Push gateways can't be reached.")
 }
 
-/// Removes previews that are no longer kept.
-async fn tidy(previews: Arc<Previews>, stopping: CancellationToken) {
+/// Removes files and previews that are no longer kept.
+async fn tidy(media: Arc<Media>, previews: Option<Arc<Previews>>, stopping: CancellationToken) {
+    let tidied = async || -> Result<(), MediaError> {
+        if let Some(previews) = &previews {
+            previews.forget().await?;
+        }
+        let removed = media.forget_old().await?;
+        if removed > 0 {
+            tracing::info!("{removed} files that nobody looked at are removed");
+        }
+        Ok(())
+    };
     loop {
         tokio::select! {
             () = stopping.cancelled() => return,
-            () = tokio::time::sleep(HOUSEKEEPING) => {}
+            () = tokio::time::sleep(TIDYING) => {}
         }
-        if let Err(error) = previews.forget().await {
-            tracing::error!(%error, "old previews could not be removed");
+        if let Err(error) = tidied().await {
+            tracing::error!(%error, "old files could not be removed");
         }
     }
 }

@@ -54,10 +54,9 @@ impl Aside {
     pub async fn new() -> Result<Arc<Self>> {
         let folder = tempfile::tempdir()?;
         let media = MediaConfig {
-            server_name: OwnedServerName::try_from("nobody.test")?,
-            folder: folder.path().to_owned(),
             max_bytes: 1 << 20,
             authenticated_only: true,
+            ..MediaConfig::new(OwnedServerName::try_from("nobody.test")?, folder.path())
         };
         let store = Store::open(EngineConfig::Simulated(SimulatedDisk::default())).await?;
         Ok(Arc::new(Self {

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::extract::State;
 use resuni_accounts::{Accounts, AppService};
 use resuni_delivery::{PingError, ServiceClient};
+use ruma::UserId;
 use ruma::api::client::{
     appservice::request_ping,
     thirdparty::{
@@ -33,6 +34,25 @@ pub fn routes() -> Routes {
         .on(users)
         .on(location_of_alias)
         .on(user_of_id)
+}
+
+/// Where nobody here has this name, the application service that keeps it for itself is asked: it may make the user now
+/// (Application Service API, "Querying").
+pub async fn bridged_user(
+    accounts: &Accounts,
+    services: &ServiceClient,
+    user: &UserId,
+) -> Result<(), ApiError> {
+    if user.server_name() != accounts.server_name() || accounts.find_user(user).await?.is_some() {
+        return Ok(());
+    }
+    for service in accounts.appservices().iter() {
+        let asked = service.owns_user(user) && service.registration().url.is_some();
+        if asked && services.has_user(service, user.as_str()).await {
+            break;
+        }
+    }
+    Ok(())
 }
 
 async fn ping(

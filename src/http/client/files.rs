@@ -3,7 +3,7 @@
 //! Bytes of strangers are served from our own origin: their type is told but never sniffed, scripts
 //! in them run nowhere, and only what browsers show harmlessly is shown in place.
 
-use std::{fmt::Display, io::SeekFrom, sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use axum::{body::Body, extract::FromRef, response::Response};
 use bytes::Bytes;
@@ -15,8 +15,6 @@ use ruma::{
     ServerName,
     http_headers::{ContentDisposition, ContentDispositionType},
 };
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio_util::io::ReaderStream;
 
 use crate::{AppState, error::ApiError};
 
@@ -126,6 +124,7 @@ impl Files {
         if row.authenticated_only && !asked.signed_in {
             return Err(unknown());
         }
+        self.media.seen(asked.server, asked.id).await?;
         Ok(row)
     }
 
@@ -164,18 +163,12 @@ impl Files {
             .get(header::RANGE)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| range(value, row.bytes));
-        let mut file = self.media.read(&row).await?;
         let (first, count) = match range {
             Some(Part::Bytes { first, last }) => (first, last - first + 1),
             Some(Part::None) => (0, 0),
             None => (0, row.bytes),
         };
-        if first > 0 {
-            file.seek(SeekFrom::Start(first))
-                .await
-                .map_err(ApiError::internal)?;
-        }
-        let body = Body::from_stream(ReaderStream::new(file.take(count)));
+        let body = Body::from_stream(self.media.read(&row, first..first + count).await?);
         let mut response = Response::new(body);
         let mut set = |header: HeaderName, value: &dyn Display| {
             if let Ok(value) = HeaderValue::try_from(value.to_string()) {

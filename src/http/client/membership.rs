@@ -28,6 +28,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
+    appservice::bridged_user,
     directory::{bridged_alias, find_alias},
     remote::Remote,
     rooms::{form, profile, profile_if_local, token, view, view_joined, whole},
@@ -285,6 +286,7 @@ async fn invite(
     State(accounts): State<Arc<Accounts>>,
     State(rooms): State<Arc<Rooms>>,
     State(federation): State<Option<Arc<Federation>>>,
+    State(services): State<Arc<ServiceClient>>,
     Ruma { body, caller, .. }: Ruma<invite_user::v3::Request>,
 ) -> Answer<invite_user::v3::Response> {
     let InvitationRecipient::UserId(target) = body.recipient else {
@@ -295,6 +297,7 @@ async fn invite(
             "People can only be invited by their user id.",
         ));
     };
+    bridged_user(&accounts, &services, &target.user_id).await?;
     check_invite(&accounts, &caller.user_id, &target.user_id).await?;
     let details = MemberDetails {
         profile: profile_if_local(&accounts, &target.user_id).await?,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use resuni_accounts::{Accounts, Session};
+use resuni_delivery::ServiceClient;
 use resuni_federation::{Federation, Terms};
 use resuni_rooms::Rooms;
 use ruma::{
@@ -18,6 +19,7 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
+use super::appservice::bridged_user;
 use crate::{
     error::ApiError,
     extract::{Answer, Policy, RawJson, Reply, Ruma},
@@ -63,8 +65,10 @@ async fn profile(
 async fn all(
     State(accounts): State<Arc<Accounts>>,
     State(federation): State<Option<Arc<Federation>>>,
+    State(services): State<Arc<ServiceClient>>,
     Ruma { body, .. }: Ruma<get_profile::v3::Request>,
 ) -> Result<RawJson, ApiError> {
+    bridged_user(&accounts, &services, &body.user_id).await?;
     let profile = profile(&accounts, federation.as_deref(), &body.user_id, None).await?;
     Ok(RawJson::of(&Value::Object(profile)))
 }
@@ -72,9 +76,11 @@ async fn all(
 async fn one(
     State(accounts): State<Arc<Accounts>>,
     State(federation): State<Option<Arc<Federation>>>,
+    State(services): State<Arc<ServiceClient>>,
     Ruma { body, .. }: Ruma<get_profile_field::v3::Request>,
 ) -> Answer<get_profile_field::v3::Response> {
     let field = &body.field;
+    bridged_user(&accounts, &services, &body.user_id).await?;
     let mut profile = profile(&accounts, federation.as_deref(), &body.user_id, Some(field)).await?;
     let value = profile.remove(field.as_str()).ok_or_else(unknown)?;
     let value = ProfileFieldValue::new(field.as_str(), value).map_err(ApiError::internal)?;

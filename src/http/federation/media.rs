@@ -12,7 +12,6 @@ use ruma::api::{
         get_content_thumbnail::v1 as get_thumbnail,
     },
 };
-use tokio::io::AsyncReadExt as _;
 
 use super::On;
 use crate::{
@@ -34,11 +33,7 @@ async fn own(files: &Files, id: &str, timeout: Duration) -> Result<MediaRow, Api
 }
 
 async fn content(files: &Files, row: MediaRow) -> Result<FileOrLocation, ApiError> {
-    let mut bytes = Vec::new();
-    let mut file = files.media.read(&row).await?;
-    file.read_to_end(&mut bytes)
-        .await
-        .map_err(ApiError::internal)?;
+    let bytes = files.media.all(&row).await?;
     let kind = row
         .content_type
         .unwrap_or_else(|| "application/octet-stream".to_owned());

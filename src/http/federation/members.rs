@@ -1,8 +1,13 @@
 //! Into rooms and out of them (Server-Server API, "Joining Rooms", "Knocking upon a room", "Inviting
 //! to a room", "Leaving Rooms").
 
+use std::sync::Arc;
+
+use axum::extract::State;
+use resuni_accounts::Accounts;
+use resuni_delivery::ServiceClient;
 use ruma::{
-    RoomVersionId,
+    OwnedUserId, RoomVersionId,
     api::{
         OutgoingResponse, OutgoingResponseExt as _,
         federation::{
@@ -18,6 +23,7 @@ use serde_json::value::RawValue;
 
 use super::On;
 use crate::{
+    client::bridged_user,
     error::ApiError,
     extract::{Answer, Policy, RawJson, Reply, Ruma},
     routes::Routes,
@@ -112,8 +118,14 @@ async fn send_knock(
 
 async fn invite(
     On(federation): On,
+    State(accounts): State<Arc<Accounts>>,
+    State(services): State<Arc<ServiceClient>>,
     Ruma { body, caller, .. }: Ruma<create_invite::v2::Request>,
 ) -> Answer<create_invite::v2::Response> {
+    let target = resuni_rooms::fields::string_member(body.event.get(), "state_key");
+    if let Some(Ok(target)) = target.map(OwnedUserId::try_from) {
+        bridged_user(&accounts, &services, &target).await?;
+    }
     Ok(Reply(federation.invites.take(&caller, body).await?))
 }
 

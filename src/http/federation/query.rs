@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use resuni_accounts::Accounts;
+use resuni_delivery::ServiceClient;
 use ruma::api::federation::{
     directory::{get_public_rooms, get_public_rooms_filtered},
     discovery::get_server_version::v1 as version,
@@ -15,6 +16,7 @@ use ruma::api::federation::{
 
 use super::On;
 use crate::{
+    client::bridged_user,
     error::ApiError,
     extract::{Answer, RawJson, Reply, Ruma},
     routes::Routes,
@@ -34,8 +36,11 @@ pub fn routes() -> Routes {
 
 async fn profile(
     On(federation): On,
+    State(accounts): State<Arc<Accounts>>,
+    State(services): State<Arc<ServiceClient>>,
     Ruma { body, .. }: Ruma<get_profile_information::v1::Request>,
 ) -> Answer<get_profile_information::v1::Response> {
+    bridged_user(&accounts, &services, &body.user_id).await?;
     Ok(Reply(federation.serve.profile(body).await?))
 }
 

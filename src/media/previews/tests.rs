@@ -83,10 +83,8 @@ impl Desk {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(Hand(AtomicU64::new(1_000_000)));
         let media = MediaConfig {
-            server_name: owned_server_name!("example.org"),
-            folder: folder.path().to_owned(),
             max_bytes: 100_000,
-            authenticated_only: false,
+            ..MediaConfig::new(owned_server_name!("example.org"), folder.path())
         };
         let media = Media::open(media, Store::memory().await, clock.clone());
         let asked = Arc::new(AtomicUsize::new(0));
