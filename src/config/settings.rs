@@ -288,7 +288,7 @@ settings! {
         /// The name of the key.
         value access_key_id: Option<String> = None, like "\"a name\"";
 
-        /// The key.
+        /// The key itself, with which requests are signed.
         value secret_access_key: Option<Secret> = None, like "\"a long random text\"";
 
         /// What the names of the objects begin with.
