@@ -53,11 +53,11 @@ lint: ## clippy; a warning is an error
 	$(call say,Lints)
 	cargo clippy $(ALL) -- -D warnings
 
+# Nothing is linked for it, so RocksDB need not be compiled (without the tests' dependencies Cargo would do that
+# once more).
 doc: ## the documentation of the code; a warning is an error
 	@$(SETUP) build
 	$(call say,Documentation)
-	# Nothing is linked for it, so RocksDB need not be compiled (without the tests' dependencies Cargo
-	# would do that once more).
 	ROCKSDB_LIB_DIR='$(or $(ROCKSDB_LIB_DIR),$(CURDIR))' RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
 
 deny: ## licences, advisories and origins of dependencies

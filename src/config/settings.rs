@@ -119,7 +119,7 @@ settings! {
         /// Whether they need a token for it; `resuni token create` makes one.
         value require_token: bool = false;
 
-        /// Whether they need an e-mail address that they can read mail of; it takes the settings in [email].
+        /// Whether they need an e-mail address that they can read mail of; it takes the settings in `email`.
         value require_email: bool = false;
 
         /// Whether guests (accounts without a password) are let in.
