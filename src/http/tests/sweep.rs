@@ -34,8 +34,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "POST /_matrix/policy/v1/sign",
         "for policy servers, which this is not",
     ),
-    ("GET /_matrix/client/v1/media/preview_url", "URL previews"),
-    ("GET /_matrix/media/v3/preview_url", "URL previews"),
     (
         "GET /_matrix/federation/v1/query/{queryType}",
         "there are no other types",

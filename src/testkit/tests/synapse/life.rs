@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use resuni_testkit::{CallError, Client, Reader, Server, agree_within};
 use serde_json::{Value, json};
 
-use super::{PATIENCE, wait_for_invite, wait_for_membership};
+use super::{PATIENCE, look, wait_for_invite, wait_for_membership};
 
 /// Messages that are there before somebody of the other server comes.
 const HISTORY: usize = 1_000;
@@ -64,7 +64,7 @@ impl People {
         wait_for_invite(ben, &room).await?;
         anna.membership(&room, "kick", Some(ben.user())).await?;
         let begun = Instant::now();
-        while !ben.sync("", Duration::ZERO, "").await?["rooms"]["invite"][&room].is_null() {
+        while !look(ben).await?["rooms"]["invite"][&room].is_null() {
             ensure!(begun.elapsed() < PATIENCE, "the invite stays");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -229,7 +229,7 @@ impl People {
 async fn wait_until_out(client: &Client, room: &str) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
-        let answer = client.sync("", Duration::ZERO, "").await?;
+        let answer = look(client).await?;
         if answer["rooms"]["join"][room].is_null() {
             return Ok(());
         }
