@@ -34,6 +34,21 @@ async fn rooms_with_synapse() -> anyhow::Result<()> {
             })?;
         }
     }
+    resuni.stop().await?;
+    synapse.stop().await?;
+    resuni.doctor()?;
+    world.passed();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "not whole yet: with Resuni as the creator it passes up to restricted joins, the rest has not been seen"]
+async fn life_with_synapse() -> anyhow::Result<()> {
+    let world = World::new("life")?;
+    let (mut resuni, mut synapse) = (
+        world.resuni("resuni").await?,
+        world.synapse("synapse").await?,
+    );
     let people = [
         People::of(&resuni, &synapse).await?,
         People::of(&synapse, &resuni).await?,
