@@ -13,7 +13,7 @@ ALL     := --workspace --all-targets --locked
 ROCKS    = if lib=$$(packaging/rocksdb.sh -O3); then export ROCKSDB_LIB_DIR=$$lib ROCKSDB_STATIC=1; fi;
 say      = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help run demo test rust-test bench crash simulate fmt fmt-check lint doc deny book example deb \
+.PHONY: help run demo test rust-test bench crash simulate fuzz fmt fmt-check lint doc deny book example deb \
         complement complement-baseline complement-test clean
 
 help: ## this list
@@ -107,6 +107,27 @@ simulate: ## servers on a network and disks that fail; SEEDS=10000 FROM=0, as lo
 	cargo build $(ALL)
 	$(call say,The simulated consortium)
 	$(DEBUG)/resuni-simulate --from $(FROM) --seeds $(SEEDS) --jobs $$(nproc)
+
+# libFuzzer guides itself by what the code covers, by hooks that stable Rust has too. RocksDB is not among what is built.
+GUIDED  := src/fuzz/guided
+HOOKS   := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+           -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+           -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+HOST     = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZED   = $(CARGO_TARGET_DIR)/fuzz
+SECONDS ?= 60
+TARGET  ?= $(sort $(notdir $(wildcard src/fuzz/corpus/*)))
+
+fuzz: ## what others send, made up at random under libFuzzer; SECONDS=600 TARGET=events
+	@$(SETUP) build
+	$(call say,Fuzzing: $(SECONDS) s each for $(TARGET))
+	cp Cargo.lock $(GUIDED)/
+	RUSTFLAGS='$(HOOKS)' CARGO_TARGET_DIR=$(FUZZED) cargo build --release --target $(HOST) --manifest-path $(GUIDED)/Cargo.toml
+	@set -e; for target in $(TARGET); do \
+	  mkdir -p $(FUZZED)/found/$$target; printf '\n== %s\n' $$target; \
+	  $(FUZZED)/$(HOST)/release/$$target -max_total_time=$(SECONDS) -rss_limit_mb=2048 -timeout=20 -print_final_stats=1 \
+	    -artifact_prefix=$(FUZZED)/found/$$target- $(FUZZED)/found/$$target src/fuzz/corpus/$$target; \
+	done
 
 bench: ## measure Resuni and Synapse on this machine; writes docs/performance.md
 	@$(SETUP) build bench

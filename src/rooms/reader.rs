@@ -244,7 +244,7 @@ impl Reader {
         let name = self.store.numbers().name(&STATE_KEY_NUMBERS, num.0).await?;
         name.as_deref()
             .and_then(split_state_key_name)
-            .map(|(kind, key)| (kind.to_owned(), key.to_owned()))
+            .map(|(kind, key)| (kind.into_owned(), key.to_owned()))
             .ok_or_else(|| {
                 missing_row(
                     "names",

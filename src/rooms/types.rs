@@ -2,7 +2,7 @@
 //!
 //! A number means something in this database only and never leaves the process.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use resuni_store::{Corrupt, Key, Namespace, Position};
 use ruma::{EventId, OwnedEventId, RoomId, UserId};
@@ -295,19 +295,35 @@ impl FromStr for TimelineToken {
     }
 }
 
-/// The name of a state key in `STATE_KEY_NUMBERS`.
+/// What stands for NUL in an event type: a byte that no UTF-8 has.
+const NUL_IN_TYPE: u8 = 0xff;
+
+/// The name of a state key in `STATE_KEY_NUMBERS`: the type, NUL, the key. Both may hold a NUL themselves, as anybody may
+/// write one there, so it is written as another byte in the type.
 pub fn state_key_name(kind: &str, state_key: &str) -> Vec<u8> {
     let mut name = Vec::with_capacity(kind.len() + 1 + state_key.len());
-    name.extend_from_slice(kind.as_bytes());
+    let escaped = |byte| if byte == 0 { NUL_IN_TYPE } else { byte };
+    name.extend(kind.bytes().map(escaped));
     name.push(0);
     name.extend_from_slice(state_key.as_bytes());
     name
 }
 
 /// The event type and the state key in such a name. The type ends at the first NUL, so a state key may hold one.
-pub fn split_state_key_name(name: &[u8]) -> Option<(&str, &str)> {
-    let text = std::str::from_utf8(name).ok()?;
-    text.split_once('\0')
+pub fn split_state_key_name(name: &[u8]) -> Option<(Cow<'_, str>, &str)> {
+    let end = name.iter().position(|byte| *byte == 0)?;
+    let (kind, state_key) = (&name[..end], std::str::from_utf8(&name[end + 1..]).ok()?);
+    if !kind.contains(&NUL_IN_TYPE) {
+        return Some((Cow::Borrowed(std::str::from_utf8(kind).ok()?), state_key));
+    }
+    let kind = kind.iter().map(|byte| match *byte {
+        NUL_IN_TYPE => 0,
+        byte => byte,
+    });
+    Some((
+        Cow::Owned(String::from_utf8(kind.collect()).ok()?),
+        state_key,
+    ))
 }
 
 /// The server a user lives on, as it is written in the id.
@@ -347,6 +363,28 @@ mod tests {
             let row = postcard::to_allocvec(&stored).unwrap();
             assert_eq!(postcard::from_bytes::<StoredId>(&row).unwrap(), stored);
         }
+    }
+
+    /// A type and a key with a NUL are not taken for another type and key: two servers would hold different states.
+    #[test]
+    fn a_nul_in_a_type_makes_it_no_other_type() {
+        let pairs = [
+            ("a\0b", "c"),
+            ("a", "b\0c"),
+            ("a\0b\0c", ""),
+            ("a", "b"),
+            ("é\0", "ÿ"),
+        ];
+        let mut names = std::collections::HashSet::new();
+        for (kind, key) in pairs {
+            let name = state_key_name(kind, key);
+            let (kind_again, key_again) = split_state_key_name(&name).unwrap();
+            assert_eq!((&*kind_again, key_again), (kind, key));
+            assert!(names.insert(name), "{kind:?} {key:?}");
+        }
+        // What was written before is read as it was.
+        assert_eq!(state_key_name("m.room.name", ""), b"m.room.name\0");
+        assert_eq!(split_state_key_name(b"no separator"), None);
     }
 
     #[test]

@@ -25,7 +25,9 @@ pub mod value;
 pub use batch::Batch;
 pub use blocking::blocking;
 pub use clock::{Clock, SharedClock, SystemClock};
-pub use engine::{EngineConfig, RocksConfig, SimulatedDisk};
+#[cfg(feature = "rocksdb")]
+pub use engine::RocksConfig;
+pub use engine::{EngineConfig, SimulatedDisk};
 pub use error::{CommitError, Corrupt, OpenError, StoreError};
 pub use follower::Follower;
 pub use key::Key;

@@ -6,9 +6,12 @@
 
 mod disk;
 mod memory;
+#[cfg(feature = "rocksdb")]
 mod rocks;
 
-use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
+#[cfg(feature = "rocksdb")]
+use std::path::PathBuf;
+use std::{ops::ControlFlow, sync::Arc};
 
 use crate::{Direction, OpenError, StoreError, table::RowRange};
 
@@ -21,11 +24,13 @@ pub enum EngineConfig {
     Memory,
     /// In memory, for simulations: what was synced is there again when the disk is opened anew.
     Simulated(SimulatedDisk),
+    #[cfg(feature = "rocksdb")]
     /// RocksDB, embedded.
     Rocks(RocksConfig),
 }
 
 /// How RocksDB is set up.
+#[cfg(feature = "rocksdb")]
 #[derive(Clone, Debug)]
 pub struct RocksConfig {
     /// The directory of the database; made when it is absent.
@@ -36,6 +41,7 @@ pub struct RocksConfig {
     pub write_buffer_bytes: usize,
 }
 
+#[cfg(feature = "rocksdb")]
 impl RocksConfig {
     /// A small server: 32 MiB of cache and 16 MiB of write buffers.
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -59,12 +65,14 @@ pub(crate) type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 pub(crate) enum Engine {
     Memory(memory::Memory),
+    #[cfg(feature = "rocksdb")]
     Rocks(rocks::Rocks),
 }
 
 /// Writes in the form that the engine takes them: made before the write lock is taken.
 pub(crate) enum Prepared {
     Memory(Vec<Write>),
+    #[cfg(feature = "rocksdb")]
     Rocks(rocksdb::WriteBatch),
 }
 
@@ -73,6 +81,7 @@ impl Engine {
         match config {
             EngineConfig::Memory => Ok(Self::Memory(memory::Memory::default())),
             EngineConfig::Simulated(disk) => Ok(Self::Memory(memory::Memory::on(&disk))),
+            #[cfg(feature = "rocksdb")]
             EngineConfig::Rocks(config) => rocks::Rocks::open(&config).map(Self::Rocks),
         }
     }
@@ -80,6 +89,7 @@ impl Engine {
     pub fn prepare(&self, writes: Vec<Write>) -> Result<Prepared, StoreError> {
         match self {
             Self::Memory(_) => Ok(Prepared::Memory(writes)),
+            #[cfg(feature = "rocksdb")]
             Self::Rocks(engine) => engine.prepare(writes).map(Prepared::Rocks),
         }
     }
@@ -88,7 +98,9 @@ impl Engine {
     pub fn write(&self, writes: Prepared) -> Result<(), StoreError> {
         match (self, writes) {
             (Self::Memory(engine), Prepared::Memory(writes)) => engine.write(writes),
+            #[cfg(feature = "rocksdb")]
             (Self::Rocks(engine), Prepared::Rocks(writes)) => engine.write(writes),
+            #[cfg(feature = "rocksdb")]
             _ => Err(StoreError::Engine(
                 "the batch was made for another engine".into(),
             )),
@@ -99,6 +111,7 @@ impl Engine {
     pub fn sync(&self) -> Result<(), StoreError> {
         match self {
             Self::Memory(engine) => engine.sync(),
+            #[cfg(feature = "rocksdb")]
             Self::Rocks(engine) => engine.sync(),
         }
     }
@@ -107,6 +120,7 @@ impl Engine {
     pub fn simulated_latency(&self) -> Option<std::time::Duration> {
         match self {
             Self::Memory(engine) => engine.simulated_latency(),
+            #[cfg(feature = "rocksdb")]
             Self::Rocks(_) => None,
         }
     }
@@ -119,6 +133,7 @@ impl Engine {
     ) -> Result<Option<T>, StoreError> {
         match self {
             Self::Memory(engine) => Ok(engine.get(key).map(|value| read(&value))),
+            #[cfg(feature = "rocksdb")]
             Self::Rocks(engine) => engine.get(key, read),
         }
     }
@@ -126,6 +141,7 @@ impl Engine {
     pub fn snapshot(&self) -> RawSnapshot {
         match self {
             Self::Memory(engine) => RawSnapshot::Memory(Arc::new(engine.snapshot())),
+            #[cfg(feature = "rocksdb")]
             Self::Rocks(engine) => RawSnapshot::Rocks(Arc::new(engine.snapshot())),
         }
     }
@@ -135,6 +151,7 @@ impl Engine {
 #[derive(Clone)]
 pub(crate) enum RawSnapshot {
     Memory(Arc<memory::MemorySnapshot>),
+    #[cfg(feature = "rocksdb")]
     Rocks(Arc<rocks::RocksSnapshot>),
 }
 
@@ -146,6 +163,7 @@ impl RawSnapshot {
     ) -> Result<Option<T>, StoreError> {
         match self {
             Self::Memory(snapshot) => Ok(snapshot.get(key).map(|value| read(&value))),
+            #[cfg(feature = "rocksdb")]
             Self::Rocks(snapshot) => snapshot.get(key, read),
         }
     }
@@ -161,6 +179,7 @@ impl RawSnapshot {
                 .iter()
                 .map(|key| snapshot.get(key).map(|value| read(&value)))
                 .collect()),
+            #[cfg(feature = "rocksdb")]
             Self::Rocks(snapshot) => snapshot.get_many(keys, read),
         }
     }
@@ -177,6 +196,7 @@ impl RawSnapshot {
                 snapshot.scan(range, direction, visit);
                 Ok(())
             }
+            #[cfg(feature = "rocksdb")]
             Self::Rocks(snapshot) => snapshot.scan(range, direction, visit),
         }
     }
@@ -195,6 +215,7 @@ impl RawSnapshot {
                 );
                 Ok(())
             }
+            #[cfg(feature = "rocksdb")]
             Self::Rocks(snapshot) => snapshot.scan_all(visit),
         }
     }
