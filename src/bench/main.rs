@@ -9,6 +9,7 @@ mod goals;
 mod load;
 mod measure;
 mod report;
+mod rooms;
 mod scenarios;
 mod table;
 
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use resuni_testkit::{Kind, World};
 
-use crate::{scenarios::Sizes, table::Run};
+use crate::{rooms::RoomSizes, scenarios::Sizes, table::Run};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -57,6 +58,20 @@ enum Size {
     Full,
     /// What grows with rooms and what does not.
     Large,
+    /// What the size of a room costs, up to 50,000 members: loads of their own.
+    Rooms,
+    /// The same with small rooms: to see that everything works.
+    RoomsQuick,
+}
+
+impl Size {
+    fn rooms(self) -> Option<RoomSizes> {
+        match self {
+            Self::Rooms => Some(RoomSizes::full()),
+            Self::RoomsQuick => Some(RoomSizes::quick()),
+            Self::Quick | Self::Full | Self::Large => None,
+        }
+    }
 }
 
 #[tokio::main]
@@ -66,11 +81,12 @@ async fn main() -> anyhow::Result<()> {
         Size::Quick => Sizes::quick(),
         Size::Full => Sizes::full(),
         Size::Large => Sizes::large(),
+        Size::Rooms | Size::RoomsQuick => Sizes::of_rooms(),
     };
     let mut runs = Vec::new();
     for kind in &args.servers {
-        eprintln!("== {kind}: starting two servers");
-        runs.push(round(*kind, &sizes, args.keep).await?);
+        eprintln!("== {kind}");
+        runs.push(round(*kind, &sizes, args.size.rooms().as_ref(), args.keep).await?);
     }
     let remarks = args.remarks.map(std::fs::read_to_string).transpose()?;
     let text = report::markdown(&runs, &sizes, remarks.as_deref());
@@ -82,14 +98,24 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything, once, with two new servers of a kind.
-async fn round(kind: Kind, sizes: &Sizes, keep: bool) -> anyhow::Result<Run> {
+/// Everything, once, with new servers of a kind.
+async fn round(
+    kind: Kind,
+    sizes: &Sizes,
+    rooms: Option<&RoomSizes>,
+    keep: bool,
+) -> anyhow::Result<Run> {
     let world = World::new("bench")?.quiet();
     let disk_sync_ms = measure::disk_sync_ms(world.folder())?;
     let load_before = measure::load_average();
-    let one = world.server(kind, "one").await?;
-    let two = world.server(kind, "two").await?;
-    let (version, rows) = scenarios::run(one, two, sizes).await?;
+    let (version, rows) = match rooms {
+        Some(rooms) => rooms::run(&world, kind, rooms).await?,
+        None => {
+            let one = world.server(kind, "one").await?;
+            let two = world.server(kind, "two").await?;
+            scenarios::run(one, two, sizes).await?
+        }
+    };
     if !keep {
         world.passed();
     }

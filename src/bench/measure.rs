@@ -28,17 +28,31 @@ pub fn cpu_ms(pid: u32) -> anyhow::Result<f64> {
 
 /// Resident memory of a process, in megabytes.
 pub fn resident_mb(pid: u32) -> anyhow::Result<f64> {
+    status_mb(pid, "VmRSS:")
+}
+
+fn status_mb(pid: u32, field: &str) -> anyhow::Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
         .lines()
-        .find(|l| l.starts_with("VmRSS:"))
-        .context("no VmRSS")?;
+        .find(|l| l.starts_with(field))
+        .with_context(|| format!("no {field}"))?;
     let kb: f64 = line
         .split_whitespace()
         .nth(1)
-        .context("no VmRSS value")?
+        .with_context(|| format!("no value of {field}"))?
         .parse()?;
     Ok(kb / 1024.0)
+}
+
+/// The most memory that a process had resident since [`forget_peak`], in megabytes.
+pub fn peak_mb(pid: u32) -> anyhow::Result<f64> {
+    status_mb(pid, "VmHWM:")
+}
+
+/// Begins to look for the most memory anew (proc(5), `clear_refs`).
+pub fn forget_peak(pid: u32) -> anyhow::Result<()> {
+    Ok(fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
 }
 
 /// Bytes that the files below `dir` hold.

@@ -49,6 +49,22 @@ pub enum What {
     RemoteDelivery,
     /// Many messages at once to another server.
     Burst,
+    /// From the join of a room with so many members until the next message in it was read.
+    JoinReadable(usize),
+    /// The same until all members are there.
+    JoinWhole(usize),
+    /// What that takes of memory at the most.
+    JoinMemory(usize),
+    /// One message of another server in a room with so many members.
+    RoomLatency(usize),
+    /// Messages of another server in full transactions.
+    RoomMessages(usize),
+    /// Joins on another server in full transactions.
+    RoomJoins(usize),
+    /// Messages of a user of the server.
+    RoomOwn(usize),
+    /// A fork of so many branches.
+    Fork(usize),
     /// Resident memory of a server that nobody uses.
     MemoryIdle,
     /// Resident memory when all was done.

@@ -110,6 +110,17 @@ impl Sizes {
     }
 }
 
+impl Sizes {
+    /// The heading of the report about the sizes of rooms, which are measured by loads of their own.
+    pub fn of_rooms() -> Self {
+        Self {
+            title: "Performance: what the size of a room costs",
+            aims: false,
+            ..Self::full()
+        }
+    }
+}
+
 /// Runs everything against two servers of a kind and stops them. Gives the version that they say
 /// they are, and what was measured.
 pub async fn run(
