@@ -76,7 +76,7 @@ async fn compare(model: &Model, rooms: &Rooms) {
     }
 }
 
-/// The states around an event are those of the model, and so are their digests.
+/// The states around an event are those of the model. That their digests are right, the doctor says.
 async fn same(view: &RoomView, node: &Node, model: &Model) {
     let id = node.pdu.event_id();
     let (before, after) = (view.state_before(id).await, view.state_at(id).await);
@@ -90,8 +90,6 @@ async fn same(view: &RoomView, node: &Node, model: &Model) {
         let state = events.iter().map(entry).collect();
         model.assert_equal(&state, expected, &node.pdu);
         assert_eq!(ours.count().await.unwrap(), expected.len() as u64);
-        let digest = ours.digest().await.unwrap().map(|digest| digest.0);
-        assert_eq!(digest, Some(lattice(expected)));
     }
 }
 
