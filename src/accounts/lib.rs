@@ -66,7 +66,7 @@ pub use login_tokens::OpenIdToken;
 pub use moderation::Restriction;
 pub use passwords::PasswordCost;
 pub use profiles::{MAX_KEY_BYTES, MAX_PROFILE_BYTES};
-pub use push_rules::{PushRuleChange, PushRules, default_push_rules};
+pub use push_rules::{PushRuleChange, PushRules, default_push_rules, every_kind};
 pub use pushers::{PusherId, StoredPusher};
 pub use register::{NewAccount, Registered};
 pub use registration_tokens::RegistrationToken;

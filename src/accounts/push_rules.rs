@@ -221,6 +221,23 @@ fn unwritable(error: serde_json::Error) -> AccountError {
     AccountError::Internal(format!("Push rules can't be written: {error}"))
 }
 
+/// The rules as clients see them: with a list of each kind, also where there are none of it. Some clients expect that.
+///
+/// # Errors
+/// If they can't be written, which would be a mistake of ours.
+pub fn every_kind(rules: &Ruleset) -> Result<serde_json::Map<String, Value>, AccountError> {
+    let mut written = match serde_json::to_value(rules).map_err(unwritable)? {
+        Value::Object(written) => written,
+        _ => serde_json::Map::new(),
+    };
+    for kind in ["override", "content", "room", "sender", "underride"] {
+        written
+            .entry(kind)
+            .or_insert_with(|| Value::Array(Vec::new()));
+    }
+    Ok(written)
+}
+
 impl Accounts {
     /// The push rules of an account, for evaluation: its own changes on top of this server's
     /// defaults. From memory; a change is seen a moment after it was acknowledged at the latest.
@@ -259,7 +276,9 @@ impl Accounts {
         stored: Option<&str>,
     ) -> Result<Box<RawValue>, AccountError> {
         let global = current(stored, self.default_rules(account).await?)?;
-        serde_json::value::to_raw_value(&Content { global }).map_err(unwritable)
+        let global = every_kind(&global)?;
+        serde_json::value::to_raw_value(&serde_json::json!({ "global": global }))
+            .map_err(unwritable)
     }
 
     /// Changes one push rule.

@@ -256,6 +256,35 @@ impl<R: OutgoingResponse> IntoResponse for Reply<R> {
     }
 }
 
+/// A typed answer without what is `null` in it: ruma writes some that the spec would have left out, and not every
+/// client takes the one for the other.
+pub struct Sparse<R>(pub R);
+
+impl<R: OutgoingResponse> IntoResponse for Sparse<R> {
+    fn into_response(self) -> Response {
+        let response = self.0.try_into_http_response::<bytes::BytesMut>();
+        let body = response.map_err(ApiError::internal).and_then(|response| {
+            serde_json::from_slice(response.body()).map_err(ApiError::internal)
+        });
+        match body {
+            Ok(body) => RawJson::of(&without_nulls(body)).into_response(),
+            Err(error) => error.into_response(),
+        }
+    }
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(members) => members
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name, without_nulls(value)))
+            .collect(),
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
+}
+
 /// An answer whose JSON the handler has written itself, where a typed one would cost too much.
 pub struct RawJson(pub Bytes);
 

@@ -6,6 +6,7 @@ mod edges;
 mod federation;
 mod keys;
 mod mail;
+mod manners;
 mod media;
 mod notify;
 mod operators;

@@ -94,6 +94,11 @@ impl Rooms {
             .view(room)
             .await?
             .ok_or_else(|| RoomError::UnknownRoom(room.to_owned()))?;
+        if !view.joined(creator).await? {
+            return Err(RoomError::Forbidden(
+                "only who is in the room can make an alias for it".into(),
+            ));
+        }
         if view.aliases().await?.len() >= MAX_ALIASES {
             return Err(RoomError::Forbidden(format!(
                 "a room can have no more than {MAX_ALIASES} aliases"

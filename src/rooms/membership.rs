@@ -287,6 +287,11 @@ impl Rooms {
             ));
         }
         if target.server_name() != self.server_name() {
+            if !view.is_federated().await? {
+                return Err(RoomError::Forbidden(
+                    "this room is for users of its own server only (`m.federate` is false)".into(),
+                ));
+            }
             return Err(RoomError::Remote {
                 room: room.to_owned(),
                 via: vec![target.server_name().to_owned()],

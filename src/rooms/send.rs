@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use resuni_dag::{Pdu, creators, state_owner};
+use resuni_dag::{Pdu, PowerLevels, ServerAcl, creators, state_owner};
 use resuni_store::StoreError;
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId,
-};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, RoomId, UserId};
 
 use serde::de::IgnoredAny;
 
@@ -18,7 +16,7 @@ use crate::{
     relations,
     rooms::Rooms,
     tables::TXNS,
-    types::EventNum,
+    types::{EventHash, EventNum},
 };
 
 /// How often a batch that met another writer's is made anew. Lanes keep writers apart, so this is for writers that were
@@ -72,6 +70,7 @@ impl Rooms {
             return Ok(done);
         }
         relations::check(&line.work.reader, line.live.num, sender, &event).await?;
+        check_redaction(&line, sender, &event).await?;
         if let Some(policy) = self.policy_for(&line, &event).await? {
             let (event, ..) = line.prepare(sender, event).await?;
             lane.leave(line.live);
@@ -113,26 +112,6 @@ impl Rooms {
         line.finish(lane).await?.durable().await?;
         Ok(id)
     }
-
-    /// Sends events into a room one after the other, all of them or none, in one batch.
-    pub async fn send_all(
-        &self,
-        room: &RoomId,
-        events: Vec<(OwnedUserId, NewEvent)>,
-    ) -> Result<Vec<OwnedEventId>, RoomError> {
-        let room: OwnedRoomId = room.to_owned();
-        let mut lane = self.lanes.enter(&room).await;
-        let line = Line::open(self, &mut lane, &room).await?;
-        let mut line = line
-            .filter(|line| line.live.head.is_some())
-            .ok_or(RoomError::UnknownRoom(room))?;
-        let mut ids = Vec::with_capacity(events.len());
-        for (sender, event) in events {
-            ids.push(line.say(&sender, checked(event)?, None).await?);
-        }
-        line.finish(lane).await?.durable().await?;
-        Ok(ids)
-    }
 }
 
 /// What the auth rules don't ask of an event, but we ask of our own.
@@ -167,7 +146,69 @@ fn redacts_in_content(event: &NewEvent) -> Result<OwnedEventId, RoomError> {
 async fn check_request(line: &Line<'_>, event: &NewEvent) -> Result<(), RoomError> {
     state_owner(&event.kind, event.state_key.as_deref(), line.work.rules)
         .map_err(|error| RoomError::bad("M_BAD_JSON", error.0))?;
+    check_acl(line, event)?;
     check_levels(line, event).await
+}
+
+/// Access control that would shut us out of our own room: nobody here could take it back.
+fn check_acl(line: &Line<'_>, event: &NewEvent) -> Result<(), RoomError> {
+    if event.kind != "m.room.server_acl" || event.state_key.as_deref() != Some("") {
+        return Ok(());
+    }
+    let ours = line.work.rooms.server_name();
+    if ServerAcl::read(&event.content).allows(ours) {
+        return Ok(());
+    }
+    Err(RoomError::bad(
+        "M_BAD_JSON",
+        format!("this list would shut out {ours}, the server that you are on"),
+    ))
+}
+
+/// Who may redact what: with the redact level anything, without it what one has sent oneself (client-server API,
+/// "Redactions"). The auth rules do not ask, and servers let a redaction take effect when its sender is of the same server
+/// as the target's (room version 3, "Handling redactions"): among our own users it is for us to say.
+async fn check_redaction(
+    line: &Line<'_>,
+    sender: &UserId,
+    event: &NewEvent,
+) -> Result<(), RoomError> {
+    let (Some(target), Some(head)) = (&event.redacts, line.live.head.as_ref()) else {
+        return Ok(());
+    };
+    let reader = &line.work.reader;
+    let num = reader.event_num_of(EventHash::of(target)).await?;
+    let row = match num {
+        Some(num) => Some(reader.event_row(num).await?),
+        None => None,
+    };
+    if row.as_ref().is_some_and(|row| row.room != line.live.num) {
+        return Err(RoomError::bad(
+            "M_INVALID_PARAM",
+            "this event is in another room",
+        ));
+    }
+    let own = match &row {
+        Some(row) => reader.user_num(sender).await? == Some(row.sender),
+        None => false,
+    };
+    if own {
+        return Ok(());
+    }
+    let create = reader.state_pdu(head.snap, "m.room.create", "").await?;
+    let create = create.ok_or_else(|| RoomError::Inconsistent("no create event".into()))?;
+    let levels = reader
+        .state_pdu(head.snap, "m.room.power_levels", "")
+        .await?;
+    let levels = PowerLevels::read(&create, levels.as_ref(), line.work.rules)
+        .map_err(|error| RoomError::Forbidden(error.to_string()))?;
+    if levels.user(sender).reaches(levels.redact()) {
+        return Ok(());
+    }
+    Err(match row {
+        Some(_) => RoomError::Forbidden("you may redact only what you have sent yourself".into()),
+        None => RoomError::NotFound(format!("there is no event {target} in this room")),
+    })
 }
 
 /// A creator whom power levels list, in a room whose creators stand above them (v12, MSC4289).

@@ -286,6 +286,18 @@ impl RoomView {
         Ok(self.power_levels().await?.may_send(user, kind, Some("")))
     }
 
+    /// Whether users of other servers than its creator's can be in the room (`m.federate` of its create event).
+    pub async fn is_federated(&self) -> Result<bool, RoomError> {
+        #[derive(serde::Deserialize)]
+        struct Content {
+            #[serde(rename = "m.federate")]
+            federate: Option<bool>,
+        }
+        let create = self.state("m.room.create", "").await?;
+        let content = create.and_then(|create| create.content_as::<Content>().ok());
+        Ok(content.and_then(|content| content.federate) != Some(false))
+    }
+
     /// How one gets into the room.
     pub async fn join_rule(&self) -> Result<JoinRule, RoomError> {
         Ok(JoinRule::of(

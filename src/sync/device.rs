@@ -6,10 +6,32 @@ use resuni_store::Position;
 use ruma::DeviceId;
 use serde_json::json;
 
-use crate::{answer::Answer, context::Context, error::SyncError};
+use crate::{Sync, Who, answer::Answer, context::Context, error::SyncError};
 
 /// Messages in one answer, as the spec recommends.
 const MESSAGES: usize = 100;
+
+impl Sync {
+    /// Adds the counts of the device's keys. Every answer has them, also one without news: a client takes what is
+    /// missing for none, and makes new keys.
+    pub(crate) async fn key_counts(
+        &self,
+        who: Who<'_>,
+        answer: &mut Answer,
+    ) -> Result<(), SyncError> {
+        let Some(device) = who.device else {
+            return Ok(());
+        };
+        let snapshot = self.rooms.store().snapshot();
+        let keys = self
+            .accounts
+            .one_time_keys(&snapshot, who.account, device)
+            .await?;
+        answer.key_counts =
+            Some([json!(keys.counts), json!(keys.unused_fallback)].map(|part| part.to_string()));
+        Ok(())
+    }
+}
 
 impl Context<'_> {
     /// Adds the device's messages, the counts of its keys, and whose keys it has to look at again.
@@ -18,14 +40,7 @@ impl Context<'_> {
             return Ok(());
         };
         self.messages(device, answer).await?;
-        let snapshot = self.sync.rooms.store().snapshot();
-        let keys = self
-            .sync
-            .accounts
-            .one_time_keys(&snapshot, self.who.account, device)
-            .await?;
-        answer.key_counts =
-            Some([json!(keys.counts), json!(keys.unused_fallback)].map(|part| part.to_string()));
+        self.sync.key_counts(self.who, answer).await?;
         if let Some(since) = self.since() {
             let lists = self
                 .sync

@@ -129,9 +129,13 @@ impl Sync {
         let mut stopping = self.stopping.subscribe();
         loop {
             let now = self.now();
-            let answer = self.answer(who, request, now).await?;
+            // In a box: a client that waits costs what the future of this function holds.
+            let mut answer = Box::pin(self.answer(who, request, now)).await?;
             let at_once = request.since.is_none() || request.full_state || *stopping.borrow();
             if at_once || !answer.is_empty() || Instant::now() >= deadline {
+                if answer.key_counts.is_none() {
+                    Box::pin(self.key_counts(who, &mut answer)).await?;
+                }
                 return Ok(answer.into_json(&now));
             }
             tokio::select! {

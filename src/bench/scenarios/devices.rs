@@ -31,14 +31,15 @@ impl Bench {
     pub(super) async fn first_looks(&mut self, server: &Server) -> anyhow::Result<()> {
         let user = server.client()?.register("collector").await?;
         let (mut rooms, counts) = (0, self.sizes.room_counts);
-        for count in counts {
+        for (turn, count) in counts.iter().enumerate() {
             while rooms < *count {
                 let room = create_room(&user, &format!("collected {rooms}")).await?;
                 send(&user, &room, &format!("c{rooms}"), "hello").await?;
                 rooms += 1;
             }
-            let limits = 10..10 + FIRST;
             // Synapse answers the same first sync from a cache for two minutes.
+            let from = 10 + turn * FIRST;
+            let limits = from..from + FIRST;
             let filters = limits
                 .clone()
                 .map(|limit| format!("{{\"room\":{{\"timeline\":{{\"limit\":{limit}}}}}}}"));

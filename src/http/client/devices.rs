@@ -15,7 +15,7 @@ use ruma::{
 use super::uia::Unconfirmed;
 use crate::{
     error::ApiError,
-    extract::{Answer, Reply, Ruma},
+    extract::{Answer, Reply, Ruma, Sparse},
     routes::Routes,
 };
 
@@ -47,21 +47,21 @@ fn unknown() -> ApiError {
 async fn all(
     State(accounts): State<Arc<Accounts>>,
     Ruma { caller, .. }: Ruma<get_devices::v3::Request>,
-) -> Answer<get_devices::v3::Response> {
+) -> Result<Sparse<get_devices::v3::Response>, ApiError> {
     let devices = accounts.devices(caller.account).await?;
     let devices = devices.into_iter().map(translate).collect();
-    Ok(Reply(get_devices::v3::Response::new(devices)))
+    Ok(Sparse(get_devices::v3::Response::new(devices)))
 }
 
 async fn one(
     State(accounts): State<Arc<Accounts>>,
     Ruma { body, caller, .. }: Ruma<get_device::v3::Request>,
-) -> Answer<get_device::v3::Response> {
+) -> Result<Sparse<get_device::v3::Response>, ApiError> {
     let device = accounts
         .device(caller.account, &body.device_id)
         .await?
         .ok_or_else(unknown)?;
-    Ok(Reply(get_device::v3::Response::new(translate(device))))
+    Ok(Sparse(get_device::v3::Response::new(translate(device))))
 }
 
 async fn update(

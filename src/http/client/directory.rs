@@ -255,11 +255,21 @@ async fn visibility(
     Ok(Reply(get_room_visibility::v3::Response::new(visibility)))
 }
 
+fn published(visibility: &Visibility) -> Result<bool, ApiError> {
+    match visibility {
+        Visibility::Public => Ok(true),
+        Visibility::Private => Ok(false),
+        _ => Err(ApiError::invalid_param(
+            "`visibility` is `public` or `private`.",
+        )),
+    }
+}
+
 async fn publish(
     State(rooms): State<Arc<Rooms>>,
     Ruma { body, caller, .. }: Ruma<set_room_visibility::v3::Request>,
 ) -> Answer<set_room_visibility::v3::Response> {
-    let published = body.visibility == Visibility::Public;
+    let published = published(&body.visibility)?;
     rooms
         .publish(&body.room_id, &caller.user_id, caller.is_admin, published)
         .await?;
@@ -272,7 +282,7 @@ async fn publish_bridged(
     Ruma { body, caller, .. }: Ruma<set_bridged_visibility::v3::Request>,
 ) -> Answer<set_bridged_visibility::v3::Response> {
     let instance = instance_id(&caller, &body.network_id);
-    let published = body.visibility == Visibility::Public;
+    let published = published(&body.visibility)?;
     rooms
         .publish_bridged(&instance, &body.room_id, published)
         .await?;

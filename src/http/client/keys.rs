@@ -100,6 +100,9 @@ async fn query(
                 .query_keys(account, &devices, Some(caller.account))
                 .await?;
             add_keys(&mut answer, &user, keys);
+        } else {
+            // Nobody is somebody without devices, as for users of other servers.
+            add(&mut answer, "device_keys", &user, Map::new());
         }
     }
     let (remote, failures) =

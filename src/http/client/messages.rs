@@ -206,7 +206,12 @@ async fn context(
     Ruma { body, caller, .. }: Ruma<get_context::v3::Request>,
 ) -> Result<RawJson, ApiError> {
     let mut viewer = reading.of_room(&body.room_id, &caller).await?;
-    let limit = limit(body.limit);
+    // None around it is what some clients want.
+    let limit = if body.limit == UInt::MIN {
+        0
+    } else {
+        limit(body.limit)
+    };
     let wanted = |event: &TimelineEvent| filter::pdu(&body.filter, &event.fields());
     let Context {
         event,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use resuni_accounts::{Accounts, PushRuleChange};
+use resuni_accounts::{Accounts, PushRuleChange, every_kind};
 use ruma::{
     api::client::push::{
         PushRule, RuleKind, delete_pushrule, get_pushrule, get_pushrule_actions,
@@ -12,10 +12,11 @@ use ruma::{
     },
     push::Ruleset,
 };
+use serde_json::json;
 
 use crate::{
     error::ApiError,
-    extract::{Answer, Reply, Ruma},
+    extract::{Answer, RawJson, Reply, Ruma},
     routes::Routes,
 };
 
@@ -36,17 +37,19 @@ pub fn routes() -> Routes {
 async fn all(
     State(accounts): State<Arc<Accounts>>,
     Ruma { caller, .. }: Ruma<get_pushrules_all::v3::Request>,
-) -> Answer<get_pushrules_all::v3::Response> {
-    let rules = accounts.push_rules(caller.account).await?.global.clone();
-    Ok(Reply(get_pushrules_all::v3::Response::new(rules)))
+) -> Result<RawJson, ApiError> {
+    let rules = accounts.push_rules(caller.account).await?;
+    Ok(RawJson::of(
+        &json!({ "global": every_kind(&rules.global)? }),
+    ))
 }
 
 async fn global(
     State(accounts): State<Arc<Accounts>>,
     Ruma { caller, .. }: Ruma<get_pushrules_global_scope::v3::Request>,
-) -> Answer<get_pushrules_global_scope::v3::Response> {
-    let rules = accounts.push_rules(caller.account).await?.global.clone();
-    Ok(Reply(get_pushrules_global_scope::v3::Response::new(rules)))
+) -> Result<RawJson, ApiError> {
+    let rules = accounts.push_rules(caller.account).await?;
+    Ok(RawJson::of(&json!(every_kind(&rules.global)?)))
 }
 
 fn find(rules: &Ruleset, kind: RuleKind, id: &str) -> Result<PushRule, ApiError> {

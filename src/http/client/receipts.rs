@@ -11,7 +11,6 @@ use ruma::{
     api::client::{
         read_marker::set_read_marker,
         receipt::create_receipt::{self, v3::ReceiptType},
-        typing::create_typing_event::{self, v3::Typing},
     },
 };
 
@@ -94,16 +93,56 @@ async fn markers(
 
 async fn typing(
     State(rooms): State<Arc<Rooms>>,
-    Ruma { body, caller, .. }: Ruma<create_typing_event::v3::Request>,
-) -> Answer<create_typing_event::v3::Response> {
+    Ruma { body, caller, .. }: Ruma<typing_wire::Request>,
+) -> Answer<typing_wire::Response> {
     if body.user_id != caller.user_id {
         return Err(ApiError::forbidden("You can only type for yourself."));
     }
     let view = view_joined(&rooms, &body.room_id, &caller.user_id).await?;
-    let timeout = match body.state {
-        Typing::Yes(info) => Some(u64::try_from(info.timeout.as_millis()).unwrap_or(u64::MAX)),
-        Typing::No => None,
-    };
+    let timeout = body.typing.then_some(body.timeout);
     rooms.typing().set(view.num(), &caller.user_id, timeout);
-    Ok(Reply(create_typing_event::v3::Response::new()))
+    Ok(Reply(typing_wire::Response {}))
+}
+
+/// As in ruma, but for `timeout`: the spec does not require it.
+mod typing_wire {
+    use ruma::{
+        OwnedRoomId, OwnedUserId,
+        api::{auth_scheme::AccessToken, metadata, request, response},
+    };
+
+    /// As long as a client waits for other people's typing to end, in milliseconds.
+    fn timeout() -> u64 {
+        30_000
+    }
+
+    metadata! {
+        method: PUT,
+        rate_limited: true,
+        authentication: AccessToken,
+        history: {
+            1.0 => "/_matrix/client/r0/rooms/{room_id}/typing/{user_id}",
+            1.1 => "/_matrix/client/v3/rooms/{room_id}/typing/{user_id}",
+        }
+    }
+
+    /// Somebody types, or has stopped.
+    #[request]
+    pub struct Request {
+        /// Where.
+        #[ruma_api(path)]
+        pub room_id: OwnedRoomId,
+        /// Who.
+        #[ruma_api(path)]
+        pub user_id: OwnedUserId,
+        /// Whether they type.
+        pub typing: bool,
+        /// For how long that is to be believed, in milliseconds.
+        #[serde(default = "timeout")]
+        pub timeout: u64,
+    }
+
+    /// It is known.
+    #[response]
+    pub struct Response {}
 }

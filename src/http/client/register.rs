@@ -16,7 +16,7 @@ use ruma::api::client::account::{
 use super::uia::Unconfirmed;
 use crate::{
     error::ApiError,
-    extract::{Answer, Policy, Reply, Ruma},
+    extract::{Answer, Policy, Reply, Ruma, Sparse},
     limits::Class,
     routes::Routes,
     state::{Registration, Settings},
@@ -35,7 +35,7 @@ async fn register(
     State(mail): State<Option<Arc<Mailer>>>,
     State(settings): State<Arc<Settings>>,
     request: Ruma<register::v3::Request>,
-) -> Answer<register::v3::Response> {
+) -> Result<Sparse<register::v3::Response>, ApiError> {
     let body = &request.body;
     let account = match (&body.login_type, &body.kind) {
         (Some(LoginType::ApplicationService), _) => {
@@ -47,6 +47,9 @@ async fn register(
         }
         (_, RegistrationKind::Guest) => {
             return Err(ApiError::guests("This server has no guests."));
+        }
+        (_, kind) if *kind != RegistrationKind::User => {
+            return Err(ApiError::invalid_param("`kind` is `guest` or `user`."));
         }
         _ => for_person(&accounts, &settings.registration, mail.is_some(), &request).await?,
     };
@@ -66,7 +69,7 @@ async fn register(
         response.refresh_token = login.refresh_token;
         response.expires_in = login.expires_in_ms.map(Duration::from_millis);
     }
-    Ok(Reply(response))
+    Ok(Sparse(response))
 }
 
 /// A user of an application service: no password, no confirmation.

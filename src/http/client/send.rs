@@ -6,12 +6,14 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use http::StatusCode;
 use resuni_accounts::{Accounts, Session};
 use resuni_delivery::{Delayed, DelayedEvents, Notices};
 use resuni_rooms::{NewEvent, Rooms, TxnKey};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, TransactionId, UserId,
     api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
+    api::error::ErrorCode,
     serde::Raw,
 };
 use serde::Deserialize;
@@ -65,8 +67,15 @@ fn timestamp(caller: &Session, asked: Option<MilliSecondsSinceUnixEpoch>) -> Opt
         .map(|time| time.get().into())
 }
 
-/// The content, which has to be an object.
-fn content<T>(raw: Raw<T>) -> Result<Box<RawValue>, ApiError> {
+/// The content, which has to be an object: no body at all is not an empty one here.
+fn content<T>(raw: Raw<T>, body: &[u8]) -> Result<Box<RawValue>, ApiError> {
+    if body.is_empty() {
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            ErrorCode::NotJson,
+            "The body of the request is the content of the event.",
+        ));
+    }
     let json = raw.into_json();
     if json.get().starts_with('{') {
         Ok(json)
@@ -79,10 +88,14 @@ async fn message(
     State(rooms): State<Arc<Rooms>>,
     State(delayed): State<Arc<DelayedEvents>>,
     Ruma {
-        body, caller, uri, ..
+        body,
+        caller,
+        raw,
+        uri,
+        ..
     }: Ruma<send_message_event::v3::Request>,
 ) -> Result<Response, ApiError> {
-    let content = content(body.body)?;
+    let content = content(body.body, &raw)?;
     let kind = body.event_type.to_string();
     let event = NewEvent {
         redacts: if kind == "m.room.redaction" {
@@ -155,10 +168,14 @@ async fn state(
     State(delayed): State<Arc<DelayedEvents>>,
     State(notices): State<Option<Arc<Notices>>>,
     Ruma {
-        body, caller, uri, ..
+        body,
+        caller,
+        raw,
+        uri,
+        ..
     }: Ruma<send_state_event::v3::Request>,
 ) -> Result<Response, ApiError> {
-    let mut content = content(body.body)?;
+    let mut content = content(body.body, &raw)?;
     let kind = body.event_type.to_string();
     if kind == "m.room.member" {
         content = without_authoriser(content)?;

@@ -21,29 +21,32 @@ pub fn routes() -> Routes {
     Routes::new().guest(unstable).guest(accepted)
 }
 
-async fn unstable(
+// No `async fn`s: their futures would keep the whole request while the client waits.
+fn unstable(
     State(sync): State<Arc<Sync>>,
     Ruma { body, caller, .. }: Ruma<unstable::Request>,
-) -> Result<RawJson, ApiError> {
-    answer(&sync, &caller, body.translate(&caller.user_id)?).await
+) -> impl Future<Output = Result<RawJson, ApiError>> + Send {
+    let request = body.translate(&caller.user_id);
+    async move { answer(&sync, &caller, &request?).await }
 }
 
-async fn accepted(
+fn accepted(
     State(sync): State<Arc<Sync>>,
     Ruma { body, caller, .. }: Ruma<accepted::Request>,
-) -> Result<RawJson, ApiError> {
-    answer(&sync, &caller, body.translate()?).await
+) -> impl Future<Output = Result<RawJson, ApiError>> + Send {
+    let request = body.translate();
+    async move { answer(&sync, &caller, &request?).await }
 }
 
 async fn answer(
     sync: &Sync,
     caller: &Session,
-    request: SlidingRequest,
+    request: &SlidingRequest,
 ) -> Result<RawJson, ApiError> {
     let who = Who {
         user: &caller.user_id,
         account: caller.account,
         device: caller.device_id.as_deref(),
     };
-    Ok(RawJson(sync.sliding(who, &request).await?.into()))
+    Ok(RawJson(sync.sliding(who, request).await?.into()))
 }

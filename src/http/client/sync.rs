@@ -19,27 +19,42 @@ pub fn routes() -> Routes {
     Routes::new().guest(sync)
 }
 
-async fn sync(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn would keep the whole request while the client waits, and the buffer its headers came in"
+)]
+fn sync(
     State(accounts): State<Arc<Accounts>>,
     State(sync): State<Arc<Sync>>,
     Ruma { body, caller, .. }: Ruma<sync_events::v3::Request>,
-) -> Result<RawJson, ApiError> {
+) -> impl Future<Output = Result<RawJson, ApiError>> + Send {
+    async move {
+        // In a box that is gone when the waiting begins.
+        let request = Box::pin(asked(&accounts, &caller, body)).await?;
+        let who = Who {
+            user: &caller.user_id,
+            account: caller.account,
+            device: caller.device_id.as_deref(),
+        };
+        Ok(RawJson(sync.sync(who, &request).await?.into()))
+    }
+}
+
+async fn asked(
+    accounts: &Accounts,
+    caller: &Session,
+    body: sync_events::v3::Request,
+) -> Result<Box<SyncRequest>, ApiError> {
     let since = body.since.as_deref().filter(|since| !since.is_empty());
     let since = since.map(str::parse).transpose();
-    let request = SyncRequest {
+    Ok(Box::new(SyncRequest {
         since: since.map_err(|_| ApiError::invalid_param("`since` is not a token of a sync."))?,
         timeout: body.timeout.unwrap_or_default(),
-        filter: filter(&accounts, &caller, body.filter).await?,
+        filter: filter(accounts, caller, body.filter).await?,
         full_state: body.full_state,
         set_presence: PresenceState::from_name(body.set_presence.as_str()).unwrap_or_default(),
         use_state_after: body.use_state_after,
-    };
-    let who = Who {
-        user: &caller.user_id,
-        account: caller.account,
-        device: caller.device_id.as_deref(),
-    };
-    Ok(RawJson(sync.sync(who, &request).await?.into()))
+    }))
 }
 
 /// The filter itself, or the number of a stored one.

@@ -51,7 +51,7 @@ async fn keys_are_uploaded_queried_and_claimed_once() {
     expected["unsigned"] = json!({});
     assert_eq!(
         got["device_keys"],
-        json!({ "@alice:example.org": { (&phone): expected } })
+        json!({ "@alice:example.org": { (&phone): expected }, "@nobody:example.org": {} })
     );
     assert_eq!(got["failures"], json!({ "elsewhere": {} }));
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Server;
 
 impl Server {
-    async fn create(&self, token: &str, body: Value) -> String {
+    pub async fn create(&self, token: &str, body: Value) -> String {
         let got = self
             .post("/_matrix/client/v3/createRoom", token, body)
             .await
@@ -14,7 +14,7 @@ impl Server {
         got["room_id"].as_str().unwrap().to_owned()
     }
 
-    async fn in_room(
+    pub async fn in_room(
         &self,
         method: Method,
         room: &str,
@@ -26,7 +26,7 @@ impl Server {
         self.ask(method, &path, Some(token), body).await
     }
 
-    async fn say(&self, room: &str, token: &str, txn: &str, text: &str) -> String {
+    pub async fn say(&self, room: &str, token: &str, txn: &str, text: &str) -> String {
         let body = json!({ "msgtype": "m.text", "body": text });
         let path = format!("send/m.room.message/{txn}");
         let got = self
@@ -413,6 +413,24 @@ async fn aliases_and_the_directory() {
         .await;
     let alias = "/_matrix/client/v3/directory/room/%23caf%C3%A9:example.org";
     server.get(alias, "").await.fails(404, "M_NOT_FOUND");
+    server
+        .put(alias, &bob, json!({ "room_id": room }))
+        .await
+        .fails(403, "M_FORBIDDEN");
+    let bobs = server
+        .in_room(
+            Method::POST,
+            &room,
+            "invite",
+            &alice,
+            json!({ "user_id": "@bob:example.org" }),
+        )
+        .await;
+    bobs.ok();
+    server
+        .in_room(Method::POST, &room, "join", &bob, json!({}))
+        .await
+        .ok();
     server
         .put(alias, &bob, json!({ "room_id": room }))
         .await

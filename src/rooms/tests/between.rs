@@ -4,7 +4,7 @@ use resuni_dag::{Pdu, sign_object};
 use ruma::EventId;
 
 use super::*;
-use crate::tables::Place;
+use crate::{line::Line, tables::Place};
 
 /// The events of a room's state before an event, and their auth chains.
 pub(crate) async fn state_and_chain(rooms: &Rooms, room: &OwnedRoomId) -> (Vec<Pdu>, Vec<Pdu>) {
@@ -358,8 +358,14 @@ async fn a_redaction_takes_effect_if_it_may_whichever_comes_first() {
             redacts: Some(id.clone()),
             ..NewEvent::message("m.room.redaction", raw(json!({"reason": "spam"})))
         };
-        // Bob may send a redaction, and it does nothing to Alice's message; up to version 2 he may not.
-        match there.send(&room, &bob, redacts(&said), None).await {
+        // Our own users are told that they may not.
+        let refused = there.send(&room, &bob, redacts(&said), None).await;
+        assert!(
+            matches!(refused, Err(RoomError::Forbidden(_))),
+            "v{version}: {refused:?}"
+        );
+        // Another server may send Bob's redaction, and it does nothing to Alice's message; up to version 2 it may not.
+        match say(&there, &room, &bob, redacts(&said)).await {
             Ok(powerless) => {
                 let powerless = pdu(&there, &powerless).await;
                 here.receive(&room, powerless).await.unwrap();
@@ -375,6 +381,108 @@ async fn a_redaction_takes_effect_if_it_may_whichever_comes_first() {
     }
     assert_healthy(&here).await;
     assert_healthy(&there).await;
+}
+
+/// Sends an event that the auth rules allow, whatever we ask of our own users.
+async fn say(
+    rooms: &Rooms,
+    room: &OwnedRoomId,
+    sender: &UserId,
+    event: NewEvent,
+) -> Result<OwnedEventId, RoomError> {
+    let mut lane = rooms.lanes.enter(room).await;
+    let mut line = Line::open(rooms, &mut lane, room).await?.unwrap();
+    let id = line.say(sender, event, None).await?;
+    line.finish(lane).await?.durable().await?;
+    Ok(id)
+}
+
+#[tokio::test]
+async fn users_of_one_server_do_not_redact_each_other() {
+    let here = server("here").await;
+    for version in [RoomVersionId::V1, RoomVersionId::V10, RoomVersionId::V12] {
+        let (alice, bob) = (user("@alice:here"), user("@bob:here"));
+        let content = if version == RoomVersionId::V12 {
+            json!({"room_version": "12"})
+        } else {
+            json!({"room_version": version.as_str(), "creator": "@alice:here"})
+        };
+        let create = state("m.room.create", content);
+        let id = (version != RoomVersionId::V12)
+            .then(|| OwnedRoomId::try_from(format!("!{version}:here")).unwrap());
+        let rest = vec![
+            (alice.clone(), member("@alice:here", "join")),
+            (
+                alice.clone(),
+                state("m.room.join_rules", json!({"join_rule": "public"})),
+            ),
+            (bob.clone(), member("@bob:here", "join")),
+        ];
+        let room = here
+            .found(&version, id, &alice, create, rest)
+            .await
+            .unwrap();
+        let said = here
+            .send(&room, &alice, message("mine"), None)
+            .await
+            .unwrap();
+        let redacts = || NewEvent {
+            redacts: Some(said.clone()),
+            ..NewEvent::message("m.room.redaction", raw(json!({})))
+        };
+        let refused = here.send(&room, &bob, redacts(), None).await;
+        assert!(
+            matches!(refused, Err(RoomError::Forbidden(_))),
+            "v{version}: {refused:?}"
+        );
+        assert_eq!(redacted(&here, &said).await, None);
+        let bobs = here.send(&room, &bob, message("his"), None).await.unwrap();
+        let by = |who: &OwnedUserId, what: &OwnedEventId| {
+            let event = NewEvent {
+                redacts: Some(what.clone()),
+                ..NewEvent::message("m.room.redaction", raw(json!({})))
+            };
+            let (here, room, who) = (here.clone(), room.clone(), who.clone());
+            async move { here.send(&room, &who, event, None).await }
+        };
+        let own = by(&bob, &bobs).await.unwrap();
+        assert_eq!(redacted(&here, &bobs).await, Some(own));
+        let later = here
+            .send(&room, &bob, message("his, too"), None)
+            .await
+            .unwrap();
+        let moderated = by(&alice, &later).await.unwrap();
+        assert_eq!(redacted(&here, &later).await, Some(moderated));
+        let nowhere = OwnedEventId::try_from("$nowhere:here").unwrap();
+        let unknown = by(&bob, &nowhere).await;
+        assert!(
+            matches!(unknown, Err(RoomError::NotFound(_))),
+            "v{version}: {unknown:?}"
+        );
+    }
+    assert_healthy(&here).await;
+}
+
+#[tokio::test]
+async fn nobody_shuts_their_own_server_out() {
+    let here = server("here").await;
+    let alice = user("@alice:here");
+    let create = state("m.room.create", json!({"room_version": "12"}));
+    let rest = vec![(alice.clone(), member("@alice:here", "join"))];
+    let room = here
+        .found(&RoomVersionId::V12, None, &alice, create, rest)
+        .await
+        .unwrap();
+    for (content, allowed) in [
+        (json!({"allow": ["elsewhere"]}), false),
+        (json!({"allow": ["*"], "deny": ["h?re"]}), false),
+        (json!({"allow": ["*"], "deny": ["elsewhere"]}), true),
+    ] {
+        let done = here
+            .send(&room, &alice, state("m.room.server_acl", content), None)
+            .await;
+        assert_eq!(done.is_ok(), allowed, "{done:?}");
+    }
 }
 
 async fn redacted(rooms: &Rooms, id: &OwnedEventId) -> Option<OwnedEventId> {

@@ -181,7 +181,8 @@ impl Sync {
                 _ => false,
             };
             if !quiet {
-                let draft = self.draft(who, request, &turn.seen).await?;
+                // In a box: a client that waits costs what the future of this function holds.
+                let draft = Box::pin(self.draft(who, request, &turn.seen)).await?;
                 if turn.seen.token.is_none() || !draft.is_empty() || over {
                     return self.finish(&turn, request, draft);
                 }
