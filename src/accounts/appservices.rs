@@ -263,6 +263,7 @@ impl Accounts {
             is_admin: row.admin,
             is_suspended: row.suspended,
             is_locked: row.locked,
+            own_rate: None,
             appservice: Some(Arc::clone(appservice)),
             entry: None,
         })

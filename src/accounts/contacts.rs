@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The most addresses of one account.
-const MOST: usize = 20;
+pub(crate) const MOST: usize = 20;
 /// The longest address, in bytes (RFC 5321, section 4.5.3.1.3, without the angle brackets).
 const ADDRESS_BYTES: usize = 254;
 

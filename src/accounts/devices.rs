@@ -29,16 +29,20 @@ pub struct DeviceInfo {
     pub last_seen_ip: Option<String>,
     /// When it was last seen, in milliseconds since 1970, to the minute.
     pub last_seen_ms: Option<u64>,
+    /// The program it was last seen to run.
+    pub user_agent: Option<String>,
 }
 
 impl DeviceInfo {
     fn new(device_id: String, device: Device, seen: Option<Seen>) -> Self {
+        let user_agent = seen.as_ref().and_then(|seen| seen.user_agent.clone());
         let (last_seen_ip, last_seen_ms) = seen.map(|seen| (seen.ip, seen.ms)).unzip();
         Self {
             device_id: device_id.into(),
             display_name: device.display_name,
             last_seen_ip,
             last_seen_ms,
+            user_agent,
         }
     }
 }

@@ -17,6 +17,9 @@ const INTERVAL_MS: u64 = 60_000;
 /// again with the device's next request.
 const PENDING: usize = 16_384;
 
+/// Bytes of a program's name that are kept.
+const USER_AGENT_BYTES: usize = 200;
+
 /// What has been seen but not written.
 #[derive(Default)]
 pub(crate) struct LastSeen(Mutex<HashMap<(AccountNum, String), Seen>>);
@@ -32,9 +35,9 @@ impl LastSeen {
 }
 
 impl Accounts {
-    /// Notes that a request of this session came from `ip`. Costs one atomic load, except once a
+    /// Notes that a request of this session came from `ip`, by this program. Costs one atomic load, except once a
     /// minute.
-    pub fn seen(&self, session: &Session, ip: IpAddr) {
+    pub fn seen(&self, session: &Session, ip: IpAddr, user_agent: Option<&str>) {
         let Some(entry) = &session.entry else { return };
         let now = self.now_ms();
         let told = entry.told_ms.load(Relaxed);
@@ -54,6 +57,7 @@ impl Accounts {
                 Seen {
                     ms: now,
                     ip: ip.to_string(),
+                    user_agent: user_agent.map(shortened),
                 },
             );
         }
@@ -73,4 +77,9 @@ impl Accounts {
         }
         Ok(())
     }
+}
+
+fn shortened(user_agent: &str) -> String {
+    let end = user_agent.floor_char_boundary(USER_AGENT_BYTES);
+    user_agent.get(..end).unwrap_or_default().to_owned()
 }

@@ -11,6 +11,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod account_data;
+mod administration;
 mod appservices;
 mod cache;
 mod contacts;
@@ -32,6 +33,7 @@ mod push_rules;
 mod pushers;
 mod register;
 mod registration_tokens;
+mod search;
 mod secrets;
 mod sessions;
 mod shared_secret;
@@ -46,8 +48,9 @@ mod upgraded_rooms;
 mod users;
 mod validation;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use parking_lot::RwLock;
 use resuni_store::{SharedClock, Snapshot, Store, StoreError};
 use ruma::{
     OwnedServerName, OwnedUserId, ServerName, UserId, api::client::filter::FilterDefinition,
@@ -56,6 +59,7 @@ use ruma::{
 use tokio::sync::Mutex;
 
 pub use account_data::{AccountDataChange, AccountDataEvent};
+pub use administration::OwnRate;
 pub use appservices::{AppService, AppServices, AppServicesError};
 pub use contacts::{ContactInfo, Medium};
 pub use devices::DeviceInfo;
@@ -69,7 +73,8 @@ pub use profiles::{MAX_KEY_BYTES, MAX_PROFILE_BYTES};
 pub use push_rules::{PushRuleChange, PushRules, default_push_rules, every_kind};
 pub use pushers::{PusherId, StoredPusher};
 pub use register::{NewAccount, Registered};
-pub use registration_tokens::RegistrationToken;
+pub use registration_tokens::{NewRegistrationToken, RegistrationToken};
+pub use search::{AccountFound, AccountOrder, AccountQuery};
 pub use sessions::{DeviceRequest, Login, Session};
 pub use shared_secret::SharedSecretRequest;
 pub use tables::{
@@ -156,6 +161,8 @@ pub struct Accounts {
     /// Mails to each address.
     mails: Limiter<String>,
     sent_counts: e2e::SentCounts,
+    /// How fast users may send of whom an operator has said it.
+    rates: RwLock<HashMap<AccountNum, OwnRate>>,
 }
 
 impl Accounts {
@@ -184,8 +191,10 @@ impl Accounts {
             nonces: Nonces::default(),
             uia: UiaSessions::new()?,
             sent_counts: e2e::SentCounts::default(),
+            rates: RwLock::default(),
         });
         accounts.finish_deactivations().await?;
+        accounts.read_rates().await?;
         accounts.finish_backup_deletions().await?;
         accounts.ensure_appservice_senders().await?;
         Ok(accounts)

@@ -38,6 +38,21 @@ impl Rate {
     fn interval_us(&self) -> u64 {
         u64::try_from(self.interval.as_micros()).unwrap_or(u64::MAX / 2)
     }
+
+    /// When a bucket that is full at `full_at` is full again after one is taken, in microseconds.
+    fn after_one(&self, full_at: u64, now_ms: u64) -> Result<u64, RetryAfter> {
+        let now = now_ms.saturating_mul(1_000);
+        let interval = self.interval_us();
+        let next = full_at.max(now).saturating_add(interval);
+        let latest = now.saturating_add(interval.saturating_mul(self.burst.max(1).into()));
+        if next <= latest {
+            Ok(next)
+        } else {
+            Err(RetryAfter {
+                ms: (next - latest).div_ceil(1_000).max(1),
+            })
+        }
+    }
 }
 
 /// Not now.
@@ -67,7 +82,12 @@ impl<K: Clone + Eq + Hash> Limiter<K> {
 
     /// Takes one from the bucket of `key`, or says when there will be one.
     pub fn take(&self, key: &K, now_ms: u64) -> Result<(), RetryAfter> {
-        if self.rate.interval.is_zero() {
+        self.take_at(self.rate, key, now_ms)
+    }
+
+    /// The same for a key with a rate of its own.
+    pub fn take_at(&self, rate: Rate, key: &K, now_ms: u64) -> Result<(), RetryAfter> {
+        if rate.interval.is_zero() {
             return Ok(());
         }
         let bucket = self
@@ -76,7 +96,7 @@ impl<K: Clone + Eq + Hash> Limiter<K> {
             .unwrap_or_default();
         let mut full_at = bucket.load(Relaxed);
         loop {
-            let next = self.after_one(full_at, now_ms)?;
+            let next = rate.after_one(full_at, now_ms)?;
             match bucket.compare_exchange_weak(full_at, next, Relaxed, Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(other) => full_at = other,
@@ -98,24 +118,9 @@ impl<K: Clone + Eq + Hash> Limiter<K> {
     pub fn peek(&self, key: &K, now_ms: u64) -> Result<(), RetryAfter> {
         match self.buckets.get(key) {
             Some(bucket) if !self.rate.interval.is_zero() => {
-                self.after_one(bucket.load(Relaxed), now_ms).map(drop)
+                self.rate.after_one(bucket.load(Relaxed), now_ms).map(drop)
             }
             _ => Ok(()),
-        }
-    }
-
-    /// When a bucket that is full at `full_at` is full again after one is taken, in microseconds.
-    fn after_one(&self, full_at: u64, now_ms: u64) -> Result<u64, RetryAfter> {
-        let now = now_ms.saturating_mul(1_000);
-        let interval = self.rate.interval_us();
-        let next = full_at.max(now).saturating_add(interval);
-        let latest = now.saturating_add(interval.saturating_mul(self.rate.burst.max(1).into()));
-        if next <= latest {
-            Ok(next)
-        } else {
-            Err(RetryAfter {
-                ms: (next - latest).div_ceil(1_000).max(1),
-            })
         }
     }
 }

@@ -6,7 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 
 use super::*;
 use crate::{
-    SharedSecretRequest,
+    NewRegistrationToken, SharedSecretRequest,
     testing::{accounts, alice, is_sound, with_clock},
 };
 
@@ -131,22 +131,19 @@ async fn nobody_registers_without_a_real_password() {
 async fn a_registration_token_is_used_up() {
     let (accounts, clock) = with_clock().await;
     let now = accounts.now_ms();
-    let two = accounts.create_registration_token(Some("two".into()), Some(2), None);
-    two.await.unwrap();
-    let brief = accounts.create_registration_token(Some("brief".into()), None, Some(now + 1_000));
-    brief.await.unwrap();
-    assert!(
-        accounts
-            .create_registration_token(Some("two".into()), None, None)
-            .await
-            .is_err()
-    );
-    assert!(
-        accounts
-            .create_registration_token(Some("a b".into()), None, None)
-            .await
-            .is_err()
-    );
+    let make = |token: &str, uses_allowed, expires_ms| {
+        accounts.create_registration_token(NewRegistrationToken {
+            token: Some(token.into()),
+            length: None,
+            uses_allowed,
+            expires_ms,
+        })
+    };
+    make("two", Some(2), None).await.unwrap();
+    make("brief", None, Some(now + 1_000)).await.unwrap();
+    assert!(make("two", None, None).await.is_err());
+    assert!(make("a b", None, None).await.is_err());
+    assert!(make("past", None, Some(now - 1)).await.is_err());
     let with = |name: &str, token: &str| NewAccount {
         registration_token: Some(token.into()),
         ..NewAccount::user(name, "secret")

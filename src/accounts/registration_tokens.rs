@@ -9,6 +9,8 @@ use crate::{
     tables::{REGISTRATION_TOKENS, RegistrationTokenRow},
 };
 
+/// The length of a token whose text is made up.
+const LENGTH: usize = 16;
 /// The longest token (spec, "Token-authenticated registration").
 const TOKEN_BYTES: usize = 64;
 
@@ -21,39 +23,81 @@ pub struct RegistrationToken {
     pub uses_allowed: Option<u64>,
     /// How many have.
     pub used: u64,
+    /// How many have shown it and are not registered yet.
+    pub pending: u64,
     /// When it ends, in milliseconds since 1970; none: never.
     pub expires_ms: Option<u64>,
 }
 
 impl RegistrationTokenRow {
     fn is_valid(&self, now_ms: u64) -> bool {
-        self.uses_allowed.is_none_or(|allowed| self.used < allowed)
+        self.allows(0, now_ms)
+    }
+
+    /// Whether one more may use it beside those who are about to.
+    fn allows(&self, pending: u64, now_ms: u64) -> bool {
+        let taken = self.used.saturating_add(pending);
+        self.uses_allowed.is_none_or(|allowed| taken < allowed)
             && self.expires_ms.is_none_or(|at| now_ms < at)
     }
 }
 
-impl From<RegistrationTokenRow> for RegistrationToken {
-    fn from(row: RegistrationTokenRow) -> Self {
-        Self {
+/// A token that is to be made.
+#[derive(Clone, Debug, Default)]
+pub struct NewRegistrationToken {
+    /// Its text; none: it is made up.
+    pub token: Option<String>,
+    /// The length of a text that is made up, in characters.
+    pub length: Option<usize>,
+    /// How many may register with it; none: any number.
+    pub uses_allowed: Option<u64>,
+    /// When it ends, in milliseconds since 1970; none: never.
+    pub expires_ms: Option<u64>,
+}
+
+impl RegistrationToken {
+    /// Whether somebody could register with it now.
+    pub fn is_valid(&self, now_ms: u64) -> bool {
+        let taken = self.used.saturating_add(self.pending);
+        self.uses_allowed.is_none_or(|allowed| taken < allowed)
+            && self.expires_ms.is_none_or(|at| now_ms < at)
+    }
+}
+
+impl Accounts {
+    fn shown_token(&self, row: RegistrationTokenRow) -> RegistrationToken {
+        RegistrationToken {
+            pending: self.uia.pending(&row.token, None, self.now_ms()),
             token: row.token,
             uses_allowed: row.uses_allowed,
             used: row.used,
             expires_ms: row.expires_ms,
         }
     }
-}
 
-impl Accounts {
     /// Makes a token; its text may be chosen.
     pub async fn create_registration_token(
         &self,
-        token: Option<String>,
-        uses_allowed: Option<u64>,
-        expires_ms: Option<u64>,
+        new: NewRegistrationToken,
     ) -> Result<RegistrationToken, AccountError> {
-        let token = match token {
+        let (uses_allowed, expires_ms) = (new.uses_allowed, new.expires_ms);
+        if expires_ms.is_some_and(|at| at < self.now_ms()) {
+            return Err(AccountError::InvalidParam(
+                "A registration token does not end in the past.".into(),
+            ));
+        }
+        let length = new.length.unwrap_or(LENGTH);
+        if !(1..=TOKEN_BYTES).contains(&length) {
+            return Err(AccountError::InvalidParam(format!(
+                "The length of a registration token is between 1 and {TOKEN_BYTES}."
+            )));
+        }
+        let token = match new.token {
             Some(token) => token,
-            None => secrets::word::<16>(secrets::LOWER)?,
+            None => secrets::word::<TOKEN_BYTES>(secrets::LOWER)?
+                .chars()
+                .take(length)
+                .collect(),
         };
         let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte);
         if token.is_empty() || token.len() > TOKEN_BYTES || !token.bytes().all(good) {
@@ -75,8 +119,22 @@ impl Accounts {
             Err(error) if crate::users::lost_race(&error, REGISTRATION_TOKENS.name()) => Err(
                 AccountError::InvalidParam("There is such a registration token already.".into()),
             ),
-            other => Ok(other.map(|()| row.into())?),
+            other => Ok(other.map(|()| self.shown_token(row))?),
         }
+    }
+
+    /// Whether one more could use a token beside those who have shown it and are about to register; `session` is the
+    /// session of who asks. It is looked up by its hash, so that the time tells nothing of other tokens.
+    pub(crate) async fn registration_token_allows(
+        &self,
+        token: &str,
+        session: &str,
+    ) -> Result<bool, AccountError> {
+        let key = secrets::hash(token);
+        let row = self.snapshot().get(&REGISTRATION_TOKENS, &key).await?;
+        let now = self.now_ms();
+        let pending = self.uia.pending(token, Some(session), now);
+        Ok(row.is_some_and(|row| row.allows(pending, now)))
     }
 
     /// Whether a token could be used now. It is looked up by its hash, so that the time tells
@@ -100,7 +158,48 @@ impl Accounts {
                 usize::MAX,
             )
             .await?;
-        Ok(rows.into_iter().map(|(_, row)| row.into()).collect())
+        let rows = rows.into_iter().map(|(_, row)| self.shown_token(row));
+        Ok(rows.collect())
+    }
+
+    /// A token by its text.
+    pub async fn registration_token(
+        &self,
+        token: &str,
+    ) -> Result<Option<RegistrationToken>, AccountError> {
+        let key = secrets::hash(token);
+        let row = self.snapshot().get(&REGISTRATION_TOKENS, &key).await?;
+        Ok(row.map(|row| self.shown_token(row)))
+    }
+
+    /// Gives a token other limits; those that are not given stay. Answers what it is now, if there is one.
+    pub async fn limit_registration_token(
+        &self,
+        token: &str,
+        uses_allowed: Option<Option<u64>>,
+        expires_ms: Option<Option<u64>>,
+    ) -> Result<Option<RegistrationToken>, AccountError> {
+        if expires_ms.flatten().is_some_and(|at| at < self.now_ms()) {
+            return Err(AccountError::InvalidParam(
+                "A registration token does not end in the past.".into(),
+            ));
+        }
+        // Nobody uses it up meanwhile.
+        let _one_at_a_time = self.registering.lock().await;
+        let key = secrets::hash(token);
+        let Some(old) = self.snapshot().get(&REGISTRATION_TOKENS, &key).await? else {
+            return Ok(None);
+        };
+        let row = RegistrationTokenRow {
+            uses_allowed: uses_allowed.unwrap_or(old.uses_allowed),
+            expires_ms: expires_ms.unwrap_or(old.expires_ms),
+            ..old
+        };
+        let mut batch = Batch::new();
+        batch.guard_exists(&REGISTRATION_TOKENS, &key);
+        batch.put(&REGISTRATION_TOKENS, &key, &row);
+        self.store.commit_durable(batch).await?;
+        Ok(Some(self.shown_token(row)))
     }
 
     /// Removes a token. Accounts that were registered with it stay.

@@ -7,6 +7,7 @@ use ruma::{OwnedDeviceId, OwnedUserId};
 
 use crate::{
     Accounts,
+    administration::{NO_DEVICE, OwnRate},
     appservices::AppService,
     error::{AccountError, AuthError},
     names, secrets,
@@ -68,6 +69,8 @@ pub struct Session {
     pub is_suspended: bool,
     /// Can do nothing but log out; only from [`Accounts::authenticate_even_locked`].
     pub is_locked: bool,
+    /// How fast this user may send, where an operator has said it.
+    pub own_rate: Option<OwnRate>,
     /// The application service whose token was used.
     pub appservice: Option<Arc<AppService>>,
     pub(crate) entry: Option<Arc<TokenEntry>>,
@@ -75,6 +78,7 @@ pub struct Session {
 
 /// What is remembered of an access token.
 pub(crate) struct TokenEntry {
+    pub hash: TokenHash,
     pub account: AccountNum,
     pub user_id: OwnedUserId,
     pub device_id: OwnedDeviceId,
@@ -415,11 +419,12 @@ impl Accounts {
         Ok(Session {
             account: entry.account,
             user_id: entry.user_id.clone(),
-            device_id: Some(entry.device_id.clone()),
+            device_id: (entry.device_id != NO_DEVICE).then(|| entry.device_id.clone()),
             is_guest: row.kind == AccountKind::Guest,
             is_admin: row.admin,
             is_suspended: row.suspended,
             is_locked: row.locked,
+            own_rate: self.own_rate(entry.account),
             appservice: None,
             entry: Some(entry),
         })
@@ -436,6 +441,7 @@ impl Accounts {
             return Ok(None);
         };
         Ok(Some(TokenEntry {
+            hash,
             account: row.account,
             user_id,
             device_id: row.device.into(),
@@ -450,7 +456,8 @@ impl Accounts {
         match &session.device_id {
             Some(device) => self.delete_devices(session.account, &[device]).await,
             // An application service's token belongs to no device and is not revoked here.
-            None => Ok(()),
+            None if session.appservice.is_some() => Ok(()),
+            None => self.end_operators_session(session).await,
         }
     }
 

@@ -287,21 +287,21 @@ async fn last_seen_is_shown_at_once_and_written_later() {
     let login = accounts.login(alice, on("A")).await.unwrap();
     let session = accounts.authenticate(&login.access_token).await.unwrap();
     let ip: IpAddr = "192.0.2.1".parse().unwrap();
-    accounts.seen(&session, ip);
+    accounts.seen(&session, ip, None);
     let seen = async || accounts.devices(alice).await.unwrap()[0].last_seen_ms;
     let first = seen().await.unwrap();
     clock.advance(59_000);
-    accounts.seen(&session, ip);
+    accounts.seen(&session, ip, None);
     assert_eq!(seen().await, Some(first), "to the minute");
     accounts.housekeeping().await.unwrap();
     assert_eq!(seen().await, Some(first));
     clock.advance(1_000);
-    accounts.seen(&session, ip);
+    accounts.seen(&session, ip, None);
     assert_eq!(seen().await, Some(first + 60_000));
     accounts.logout(&session).await.unwrap();
-    accounts.seen(&session, ip);
+    accounts.seen(&session, ip, None);
     clock.advance(60_000);
-    accounts.seen(&session, ip);
+    accounts.seen(&session, ip, None);
     accounts.housekeeping().await.unwrap();
     is_sound(&accounts).await;
 }

@@ -95,6 +95,9 @@ pub(crate) static VALIDATIONS: Table<TokenHash, Validation> = Table::new(0x0316,
 /// The same by what was asked for, so that who asks again gets the same session.
 pub(crate) static VALIDATION_OF: Table<TokenHash, TokenHash> = Table::new(0x0317, "validation_of");
 
+/// How fast users may send of whom an operator has said it.
+pub(crate) static RATES: Table<AccountNum, RateRow> = Table::new(0x0338, "rates of users");
+
 /// The tables of this crate, for the doctor and the documentation.
 pub static TABLES: &[TableInfo] = &[
     THREADS.info(),
@@ -119,6 +122,7 @@ pub static TABLES: &[TableInfo] = &[
     PUSHKEYS.info(),
     DEVICE_PUSHERS.info(),
     CONTACTS.info(),
+    RATES.info(),
     CONTACTS_OF.info(),
     VALIDATIONS.info(),
     VALIDATION_OF.info(),
@@ -209,6 +213,8 @@ pub(crate) struct Device {
 pub(crate) struct Seen {
     pub ms: u64,
     pub ip: String,
+    /// What the program calls itself.
+    pub user_agent: Option<String>,
 }
 
 /// An access token.
@@ -295,6 +301,13 @@ pub(crate) struct Contact {
     pub added_ms: u64,
 }
 
+/// A row of [`RATES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RateRow {
+    pub messages_per_second: u32,
+    pub burst_count: u32,
+}
+
 /// An address that is being validated. Client secret and token are kept as hashes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Validation {
@@ -340,7 +353,7 @@ pub(crate) struct PusherRow {
 versioned!(PusherRow, 1);
 versioned!(Account, 1);
 versioned!(Device, 1);
-versioned!(Seen, 1);
+versioned!(Seen, 2, from 1 => v1::Seen);
 /// A row of [`THREADS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ThreadRow {
@@ -377,10 +390,32 @@ versioned!(RegistrationTokenRow, 1);
 versioned!(ShortToken, 1);
 versioned!(ShortTokenKind, 1);
 versioned!(Contact, 1);
+versioned!(RateRow, 1);
 versioned!(Validation, 1);
 versioned!(TokenHash, 1);
 versioned!(Data, 1);
 versioned!(DataName, 1);
+
+mod v1 {
+    use serde::{Deserialize, Serialize};
+
+    /// Before programs were noted.
+    #[derive(Serialize, Deserialize)]
+    pub struct Seen {
+        ms: u64,
+        ip: String,
+    }
+
+    impl From<Seen> for super::Seen {
+        fn from(row: Seen) -> Self {
+            Self {
+                ms: row.ms,
+                ip: row.ip,
+                user_agent: None,
+            }
+        }
+    }
+}
 
 // ---- the log; the scope of every entry is the account number, the payload is postcard ----------
 

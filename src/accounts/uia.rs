@@ -207,6 +207,17 @@ impl UiaSessions {
         Ok(())
     }
 
+    /// How many have shown this registration token and are not registered yet, `but` for one session.
+    pub(crate) fn pending(&self, token: &str, but: Option<&str>, now_ms: u64) -> u64 {
+        let sessions = self.sessions.lock();
+        let waiting = sessions.iter().filter(|(id, session)| {
+            session.done.registration_token.as_deref() == Some(token)
+                && now_ms < session.expires_ms
+                && but != Some(id.as_str())
+        });
+        waiting.count() as u64
+    }
+
     /// Ends a session; false if somebody else has ended it: what it confirmed is done once.
     fn end(&self, id: &str) -> bool {
         self.sessions.lock().remove(id).is_some()
@@ -281,7 +292,7 @@ impl Accounts {
             Some(stage) if session.completed.contains(&stage) => Checked::Right,
             Some(stage) if is_next(&session.completed, stage, flows) => {
                 let checked = self
-                    .check_stage(stage, &request, auth, &mut session)
+                    .check_stage(stage, &request, auth, (&id, &mut session))
                     .await?;
                 if let Checked::Right = checked {
                     session.completed.push(stage);
@@ -337,7 +348,7 @@ impl Accounts {
         stage: Stage,
         request: &UiaRequest<'_>,
         auth: &Map<String, Value>,
-        session: &mut UiaSession,
+        (id, session): (&str, &mut UiaSession),
     ) -> Result<Checked, AccountError> {
         let text = |key: &str| auth.get(key).and_then(Value::as_str);
         Ok(match stage {
@@ -356,7 +367,7 @@ impl Accounts {
             }
             Stage::RegistrationToken => {
                 let token = text("token").unwrap_or_default();
-                if self.registration_token_valid(token).await? {
+                if self.registration_token_allows(token, id).await? {
                     session.done.registration_token = Some(token.to_owned());
                     Checked::Right
                 } else {
@@ -426,7 +437,7 @@ impl Accounts {
             body: &Map::new(),
         };
         match self
-            .check_stage(stage, &request, typed, &mut session)
+            .check_stage(stage, &request, typed, (id, &mut session))
             .await?
         {
             Checked::Wrong(_, message) => Ok(Some(message)),

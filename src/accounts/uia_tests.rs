@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    NewAccount,
+    NewAccount, NewRegistrationToken,
     testing::{TestClock, alice, bob, with_clock},
 };
 
@@ -198,7 +198,10 @@ async fn stages_are_completed_in_order() {
     let step = |body| world.step_as(None, "POST", "/register", flows, body);
     let token = world
         .accounts
-        .create_registration_token(None, Some(1), None);
+        .create_registration_token(NewRegistrationToken {
+            uses_allowed: Some(1),
+            ..NewRegistrationToken::default()
+        });
     let token = token.await.unwrap().token;
     let auth = |kind: &str, session: &str, token: &str| json!({"username": "carol", "auth": {"type": kind, "session": session, "token": token}});
     let session = challenge(step(json!({})).await).session;
@@ -265,4 +268,37 @@ async fn a_session_holds_no_password() {
     let kept = format!("{:?}", sessions.values().collect::<Vec<_>>());
     assert!(kept.contains("/password"));
     assert!(!kept.contains("alice's password") && !kept.contains("a new secret"));
+}
+
+#[tokio::test]
+async fn no_more_show_a_registration_token_than_may_use_it() {
+    let world = world().await;
+    let flows: &[&[Stage]] = &[&[Stage::RegistrationToken, Stage::Dummy]];
+    let step = |body| world.step_as(None, "POST", "/register", flows, body);
+    let new = NewRegistrationToken {
+        token: Some("once".into()),
+        uses_allowed: Some(1),
+        ..NewRegistrationToken::default()
+    };
+    world.accounts.create_registration_token(new).await.unwrap();
+    let show = |session: Value| {
+        step(
+            json!({"username": "carol", "auth": {"type": "m.login.registration_token", "session": session, "token": "once"}}),
+        )
+    };
+    let first = challenge(show(Value::Null).await);
+    assert_eq!(first.completed, [Stage::RegistrationToken]);
+    let pending = || async {
+        let token = world.accounts.registration_token("once").await.unwrap();
+        token.unwrap().pending
+    };
+    assert_eq!(pending().await, 1);
+    let second = challenge(show(Value::Null).await);
+    assert_eq!(second.errcode, Some("M_FORBIDDEN"));
+    // Who shows it again in the same session is not in their own way.
+    let again = challenge(show(first.session.into()).await);
+    assert_eq!((again.errcode, pending().await), (None, 1));
+    world.clock.advance(LIFETIME_MS);
+    assert_eq!(pending().await, 0);
+    assert_eq!(challenge(show(Value::Null).await).errcode, None);
 }

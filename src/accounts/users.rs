@@ -56,7 +56,7 @@ impl Accounts {
     }
 
     /// Changes the row of an account that has not been deactivated.
-    async fn change(
+    pub(crate) async fn change(
         &self,
         account: AccountNum,
         change: impl FnOnce(&mut Account),
@@ -250,6 +250,7 @@ impl Accounts {
     /// `deactivating` goes last.
     async fn empty(&self, account: AccountNum) -> Result<(), AccountError> {
         self.delete_devices_except(account, None).await?;
+        self.end_operators_sessions(account).await?;
         let _lane = self.lanes.enter(account).await;
         loop {
             let batch = self.remnants(account).await?;

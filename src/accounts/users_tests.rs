@@ -28,7 +28,7 @@ async fn a_deactivated_account_leaves_nothing_but_its_name() {
         .await
         .unwrap();
     let session = accounts.authenticate(&login.access_token).await.unwrap();
-    accounts.seen(&session, "192.0.2.1".parse().unwrap());
+    accounts.seen(&session, "192.0.2.1".parse().unwrap(), None);
     let content = json!({"a": 1}).as_object().unwrap().clone();
     for who in [alice, bob] {
         accounts

@@ -44,6 +44,9 @@ settings! {
         /// Limits on how fast one user or address may do things.
         table rate_limits: RateLimits = RateLimits::default();
 
+        /// Tools for operators.
+        table admin: Admin = Admin::default();
+
         /// Whom people can ask for help, told at /.well-known/matrix/support.
         table support: Support = Support::default();
 
@@ -163,6 +166,16 @@ settings! {
 
         /// Everything else that the specification limits, per user or address.
         value other: Rate = Rate { burst: 100, per_minute: 600 };
+    }
+}
+
+settings! {
+    /// Tools for operators.
+    pub struct Admin {
+        /// Whether tools such as Element Admin and moderation bots can manage accounts, rooms and files over HTTP, at
+        /// /_synapse/admin: with an access token of an administrator only. Do not let your reverse proxy pass these
+        /// paths on from the internet. `resuni user` and its kin work always.
+        value api: bool = true;
     }
 }
 

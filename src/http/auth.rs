@@ -239,7 +239,11 @@ async fn session(state: &AppState, parts: &Parts, token: &str) -> Result<Session
             .authenticate_as(token, user_id.as_deref(), device_id.as_deref())
             .await?
     };
-    state.accounts.seen(&session, ClientAddr::of(parts).0);
+    let program = parts.headers.get(header::USER_AGENT);
+    let program = program.and_then(|program| program.to_str().ok());
+    state
+        .accounts
+        .seen(&session, ClientAddr::of(parts).0, program);
     Ok(session)
 }
 
@@ -263,6 +267,10 @@ fn allow(caller: &Session, policy: Policy) -> Result<(), ApiError> {
 fn who(caller: &Session) -> Who {
     match &caller.appservice {
         Some(service) if !service.is_rate_limited() => Who::Exempt,
-        _ => Who::User(caller.user_id.clone()),
+        _ => match caller.own_rate {
+            Some(own) if own.is_unlimited() => Who::Exempt,
+            Some(own) => Who::Own(caller.user_id.clone(), own),
+            None => Who::User(caller.user_id.clone()),
+        },
     }
 }

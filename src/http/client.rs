@@ -43,9 +43,13 @@ mod uia;
 mod versions;
 mod voip;
 
+pub use account::end_account;
+pub use admin::where_seen;
 pub use appservice::bridged_user;
 pub use files::{Asked, Files, disposition};
 pub use media::wanted;
+pub use remote::Remote;
+pub use rooms::{profile as member_profile, profile_if_local, whole};
 pub use voip::rtc_transports;
 
 use crate::routes::Routes;

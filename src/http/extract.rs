@@ -132,6 +132,9 @@ where
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
         let policy = Policy::of(&parts);
+        if policy.admin && !state.settings.admin_api {
+            return Err(ApiError::unrecognized());
+        }
         let from = ClientAddr::of(&parts);
         let (caller, raw) = if <R::Authentication as Authenticate>::COVERS_BODY {
             R::Authentication::precheck(&parts)?;

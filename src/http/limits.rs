@@ -3,8 +3,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use resuni_accounts::limits::Limiter;
 pub use resuni_accounts::limits::Rate;
+use resuni_accounts::{OwnRate, limits::Limiter};
 use resuni_store::SharedClock;
 use ruma::OwnedUserId;
 
@@ -38,6 +38,8 @@ pub enum Who {
     Address(IpAddr),
     /// A user of this server.
     User(OwnedUserId),
+    /// A user of this server who may send as fast as an operator has said.
+    Own(OwnedUserId, OwnRate),
     /// Somebody whom the limits don't concern.
     Exempt,
 }
@@ -116,9 +118,15 @@ impl Limits {
             Class::Join => &buckets.join,
             Class::Invite => &buckets.invite,
         };
-        limiter
-            .take(&who.normal(), self.clock.now_ms())
-            .map_err(|wait| ApiError::limit_exceeded(Duration::from_millis(wait.ms)))
+        let now = self.clock.now_ms();
+        let taken = match who {
+            Who::Own(user, own) if class == Class::Send => {
+                limiter.take_at(own.rate(), &Who::User(user), now)
+            }
+            Who::Own(user, _) => limiter.take(&Who::User(user), now),
+            who => limiter.take(&who.normal(), now),
+        };
+        taken.map_err(|wait| ApiError::limit_exceeded(Duration::from_millis(wait.ms)))
     }
 }
 

@@ -4,7 +4,16 @@
 //! with many deployments expect it: the body is signed with HMAC-SHA1 over
 //! `nonce \0 user \0 password \0 (admin|notadmin) [\0 user_type]`.
 
+mod devices;
+mod extract;
 mod notices;
+mod reports;
+mod room;
+mod rooms;
+mod server;
+mod tokens;
+mod user;
+mod users;
 
 use std::sync::Arc;
 
@@ -13,6 +22,8 @@ use http::Request;
 use resuni_accounts::{Accounts, DeviceRequest, NewAccount, SharedSecretRequest};
 use serde::Deserialize;
 use serde_json::json;
+
+pub use extract::{Operator, POLICY};
 
 use crate::{
     AppState,
@@ -26,7 +37,19 @@ use crate::{
 /// The table of these endpoints.
 pub fn routes() -> Routes {
     let register = get(nonce).post(register).layer(Extension(Policy::CLIENT));
-    notices::routes().raw(Router::<AppState>::new().route("/_synapse/admin/v1/register", register))
+    [
+        devices::routes,
+        reports::routes,
+        room::routes,
+        rooms::routes,
+        server::routes,
+        tokens::routes,
+        user::routes,
+        users::routes,
+    ]
+    .into_iter()
+    .fold(notices::routes(), |all, section| all.merge(section()))
+    .raw(Router::<AppState>::new().route("/_synapse/admin/v1/register", register))
 }
 
 async fn nonce(State(accounts): State<Arc<Accounts>>) -> Result<RawJson, ApiError> {

@@ -13,6 +13,7 @@ use crate::{
     AppState,
     auth::Authenticate,
     extract::{Policy, Ruma},
+    operator::Operator,
 };
 
 /// A table of endpoints that becomes a router.
@@ -94,6 +95,27 @@ impl Routes {
         self
     }
 
+    /// An endpoint for operators alone: its handler begins with who that is.
+    pub fn operator<H, T>(mut self, method: Method, path: &str, handler: H) -> Routes
+    where
+        H: Handler<T, AppState>,
+        T: OperatorsOnly + 'static,
+    {
+        #[expect(clippy::expect_used, reason = "a constant of the table")]
+        let filter = MethodFilter::try_from(method.clone()).expect("these are the usual methods");
+        let policy = crate::operator::POLICY;
+        let route = on(filter, handler).layer(Extension(policy));
+        self.router = self.router.route(path, route);
+        self.listed.push(Listed {
+            method,
+            path: path.to_owned(),
+            needs_token: true,
+            needs_signature: false,
+            policy,
+        });
+        self
+    }
+
     /// Something that isn't a typed endpoint.
     pub fn raw(mut self, router: Router<AppState>) -> Routes {
         self.router = self.router.merge(router);
@@ -117,6 +139,23 @@ impl Routes {
         self.router
     }
 }
+
+/// The arguments of a handler whose first one is an [`Operator`].
+pub trait OperatorsOnly {}
+
+macro_rules! operators_only {
+    ($($argument:ident),*) => {
+        impl<M, $($argument),*> OperatorsOnly for (M, Operator, $($argument),*) {}
+    };
+}
+
+operators_only!();
+operators_only!(A);
+operators_only!(A, B);
+operators_only!(A, B, C);
+operators_only!(A, B, C, D);
+operators_only!(A, B, C, D, E);
+operators_only!(A, B, C, D, E, F);
 
 /// The arguments of a handler whose last one is a [`Ruma`] request.
 pub trait Endpoint: 'static {

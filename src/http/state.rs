@@ -26,6 +26,8 @@ pub struct Settings {
     pub well_known_server: Option<OwnedServerName>,
     /// Whom to ask, told in `/.well-known/matrix/support`.
     pub support: Support,
+    /// Whether operators' tools are served over HTTP.
+    pub admin_api: bool,
     /// Who may register.
     pub registration: Registration,
     /// Servers for calls between people who can't reach each other.

@@ -13,6 +13,8 @@ mod operators;
 mod rooms;
 mod sweep;
 mod talk;
+mod tool_rooms;
+mod tools;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -163,6 +165,7 @@ impl Server {
         let mut settings = Settings {
             server_name,
             public_baseurl: None,
+            admin_api: true,
             well_known_server: None,
             support: Support::default(),
             registration: Registration {

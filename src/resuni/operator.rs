@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use resuni_accounts::{Accounts, NewAccount};
+use resuni_accounts::{Accounts, NewAccount, NewRegistrationToken};
 use resuni_config::Config;
 use resuni_federation::Federation;
 use serde::{Deserialize, Serialize};
@@ -292,7 +292,11 @@ async fn list_users(accounts: &Accounts) -> Result<Vec<String>> {
 }
 
 async fn create_token(accounts: &Accounts, uses: Option<u64>) -> Result<Vec<String>> {
-    let token = accounts.create_registration_token(None, uses, None).await?;
+    let new = NewRegistrationToken {
+        uses_allowed: uses,
+        ..NewRegistrationToken::default()
+    };
+    let token = accounts.create_registration_token(new).await?;
     Ok(vec![token.token])
 }
 

@@ -329,6 +329,7 @@ fn appservices(config: &Config) -> Result<AppServices> {
 
 fn http_settings(config: &Config) -> Settings {
     Settings {
+        admin_api: config.admin.api,
         server_name: config.server_name.clone(),
         public_baseurl: Some(config.base_url()),
         well_known_server: config.federation_address(),

@@ -199,6 +199,7 @@ pub struct OutOfBand<'a> {
 impl Rooms {
     /// One of our users was invited to a room (`PUT /_matrix/federation/v2/invite`).
     pub async fn record_invite(&self, invite: OutOfBand<'_>) -> Result<(), RoomError> {
+        self.check_not_blocked(invite.room).await?;
         self.record(invite, Membership::Invite).await
     }
 

@@ -29,6 +29,7 @@ mod line;
 mod lookup;
 mod members;
 mod membership;
+pub mod moderation;
 mod outliers;
 mod page;
 mod partial;
@@ -71,6 +72,10 @@ pub use heal::{JudgedAgain, MAX_AGAIN};
 pub use lookup::Context;
 pub use members::{HEROES, MutualRooms, RoomOf};
 pub use membership::{MemberDetails, RestrictedJoin};
+pub use moderation::{
+    MadeAdmin, RoomDescription, RoomOrder, RoomsQuery, Shutdown, ShutdownJob, ShutdownReport,
+    ShutdownStatus, Shutdowns,
+};
 pub use outliers::Outliers;
 pub use page::{Gap, Gaps, MAX_PAGE, Page, PageQuery, TimelineEvent};
 pub use partial::{Omitted, Resync, WholeRoom};
@@ -94,6 +99,7 @@ pub const TABLES: &[&[resuni_store::TableInfo]] = &[
     directory::TABLES,
     receipts::TABLES,
     reports::TABLES,
+    moderation::blocked::TABLES,
 ];
 
 #[cfg(test)]

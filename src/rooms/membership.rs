@@ -94,6 +94,7 @@ impl Rooms {
         user: &UserId,
         details: &MemberDetails,
     ) -> Result<(), RoomError> {
+        self.check_not_blocked(room).await?;
         let Some(view) = self.participating(room).await? else {
             return Err(self.way_into(room, user, &details.via).await?);
         };
@@ -265,6 +266,7 @@ impl Rooms {
         target: &UserId,
         details: &MemberDetails,
     ) -> Result<(), RoomError> {
+        self.check_not_blocked(room).await?;
         let view = self.view_for(room, sender).await?;
         match view.member(target).await? {
             Some(Membership::Join) => {
@@ -371,6 +373,7 @@ impl Rooms {
         user: &UserId,
         details: &MemberDetails,
     ) -> Result<(), RoomError> {
+        self.check_not_blocked(room).await?;
         let Some(view) = self.participating(room).await? else {
             return Err(self.way_into(room, user, &details.via).await?);
         };

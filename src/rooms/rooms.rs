@@ -8,8 +8,8 @@ use ruma::{OwnedServerName, RoomVersionId, ServerName};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    cache::Caches, directory::DirectoryOrder, error::RoomError, lane::Lanes, policy::PolicyAsker,
-    presence::Presence, reader::Reader, spaces::Walks, typing::Typing,
+    cache::Caches, directory::DirectoryOrder, error::RoomError, lane::Lanes, moderation::Shutdowns,
+    policy::PolicyAsker, presence::Presence, reader::Reader, spaces::Walks, typing::Typing,
 };
 
 /// Who we are, and what new rooms are like.
@@ -39,6 +39,8 @@ pub struct Rooms {
     pub(crate) resolving: Arc<Semaphore>,
     /// Wakes those who wait for a partial state to become whole.
     pub(crate) partial_news: watch::Sender<()>,
+    /// Rooms that are being shut down, or were.
+    pub(crate) shutdowns: Shutdowns,
     /// Who asks policy servers.
     pub(crate) policies: OnceLock<Arc<dyn PolicyAsker>>,
 }
@@ -66,6 +68,7 @@ impl Rooms {
             lanes: Lanes::new(),
             resolving: Arc::new(Semaphore::new(RESOLVING)),
             partial_news: watch::Sender::new(()),
+            shutdowns: Shutdowns::default(),
             policies: OnceLock::new(),
         }))
     }

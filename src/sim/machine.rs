@@ -196,6 +196,7 @@ impl Machine {
         let push = Push::open(Arc::clone(rooms), Arc::clone(accounts), None).await?;
         let typing = Arc::clone(rooms.typing());
         let settings = Settings {
+            admin_api: false,
             server_name: self.name.clone(),
             public_baseurl: None,
             well_known_server: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use http::Method;
 use resuni_accounts::{
-    Accounts,
+    AccountNum, Accounts,
     uia::{Flow, Stage},
 };
 use resuni_delivery::Mailer;
@@ -15,7 +15,7 @@ use resuni_rooms::Rooms;
 use ruma::api::client::account::{
     ThirdPartyIdRemovalStatus, change_password, deactivate, request_openid_token, whoami,
 };
-use ruma::authentication::TokenType;
+use ruma::{UserId, authentication::TokenType};
 
 use super::{remote::Remote, uia::Unconfirmed};
 use crate::{
@@ -101,16 +101,26 @@ async fn end(
         raw: &raw,
     };
     request.confirm_password(&accounts, &caller).await?;
-    accounts.deactivate(caller.account, body.erase).await?;
-    let remote = Remote {
-        rooms: &rooms,
-        federation: federation.as_deref(),
-    };
-    remote.leave_all(&caller.user_id).await?;
+    let federation = federation.as_deref();
+    let (account, user) = (caller.account, &caller.user_id);
+    end_account(&accounts, &rooms, federation, account, user, body.erase).await?;
     // No identity server knows of anybody through this server.
     Ok(Reply(deactivate::v3::Response::new(
         ThirdPartyIdRemovalStatus::Success,
     )))
+}
+
+/// Ends an account, and takes it out of its rooms.
+pub async fn end_account(
+    accounts: &Accounts,
+    rooms: &Rooms,
+    federation: Option<&Federation>,
+    account: AccountNum,
+    user: &UserId,
+    erase: bool,
+) -> Result<(), ApiError> {
+    accounts.deactivate(account, erase).await?;
+    Remote { rooms, federation }.leave_all(user).await
 }
 
 async fn openid(

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use resuni_accounts::{Accounts, Restriction};
-use ruma::api::client::admin::{
-    get_user_info, is_user_locked, is_user_suspended, lock_user, suspend_user,
+use resuni_accounts::{AccountNum, Accounts, Restriction};
+use ruma::{
+    UserId,
+    api::client::admin::{
+        get_user_info, is_user_locked, is_user_suspended, lock_user, suspend_user,
+    },
 };
 use serde_json::{Map, Value, json};
 
@@ -77,19 +80,31 @@ async fn whois(
         accounts.require_operator(&caller)?;
         accounts.local_account(&body.user_id).await?
     };
+    let seen = where_seen(&accounts, account, &body.user_id).await?;
+    Ok(RawJson::of(&seen))
+}
+
+/// Where the devices of an account were last seen.
+pub async fn where_seen(
+    accounts: &Accounts,
+    account: AccountNum,
+    user: &UserId,
+) -> Result<Value, ApiError> {
     let devices = accounts.devices(account).await?;
     let devices: Map<String, Value> = devices
         .into_iter()
         .map(|device| {
             let mut connections = Vec::new();
             if let (Some(ip), Some(seen)) = (device.last_seen_ip, device.last_seen_ms) {
-                connections.push(json!({ "ip": ip, "last_seen": seen }));
+                let mut connection = json!({ "ip": ip, "last_seen": seen });
+                if let Some(program) = device.user_agent {
+                    connection["user_agent"] = program.into();
+                }
+                connections.push(connection);
             }
             let sessions = json!({ "sessions": [{ "connections": connections }] });
             (device.device_id.to_string(), sessions)
         })
         .collect();
-    Ok(RawJson::of(
-        &json!({ "user_id": body.user_id, "devices": devices }),
-    ))
+    Ok(json!({ "user_id": user, "devices": devices }))
 }

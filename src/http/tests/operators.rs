@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Server;
 
 impl Server {
-    async fn room(&self, token: &str) -> String {
+    pub(super) async fn room(&self, token: &str) -> String {
         let room = json!({ "preset": "public_chat", "name": "a room" });
         let got = self
             .post("/_matrix/client/v3/createRoom", token, room)
@@ -17,7 +17,7 @@ impl Server {
         got.ok()["room_id"].as_str().unwrap().to_owned()
     }
 
-    async fn operator(&self) -> String {
+    pub(super) async fn operator(&self) -> String {
         let token = self.user("root").await;
         let account = self.account("root").await;
         self.state.accounts.set_admin(account, true).await.unwrap();
