@@ -6,6 +6,7 @@
 
 mod devices;
 mod extract;
+mod media;
 mod notices;
 mod reports;
 mod room;
@@ -39,6 +40,7 @@ pub fn routes() -> Routes {
     let register = get(nonce).post(register).layer(Extension(Policy::CLIENT));
     [
         devices::routes,
+        media::routes,
         reports::routes,
         room::routes,
         rooms::routes,

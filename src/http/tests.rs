@@ -13,6 +13,7 @@ mod operators;
 mod rooms;
 mod sweep;
 mod talk;
+mod tool_media;
 mod tool_rooms;
 mod tools;
 

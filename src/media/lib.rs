@@ -12,6 +12,7 @@ mod error;
 mod picture;
 mod previews;
 mod promises;
+mod quarantine;
 mod rows;
 mod shelf;
 pub mod tables;
@@ -37,6 +38,7 @@ use tokio::{
 pub use error::MediaError;
 pub use picture::{Wanted, dimensions};
 pub use previews::{Answer, PreviewConfig, PreviewError, Previews, Web};
+pub use quarantine::FileFound;
 pub use shelf::{BucketConfig, FileStream};
 pub use tables::{MediaRow, TABLES};
 

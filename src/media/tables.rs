@@ -27,6 +27,14 @@ pub static USED: Table<String, u64> = Table::new(0x0408, "used by users");
 /// When somebody looked at a file, to the day, in milliseconds since 1970; server and id.
 pub static SEEN: Table<(String, String), u64> = Table::new(0x0409, "media, seen");
 
+/// Bytes that nobody is given, by their SHA-256.
+pub static QUARANTINED: Table<[u8; 32], Quarantined> = Table::new(0x040c, "quarantined bytes");
+/// Addresses whose files nobody is given: server and id.
+pub static QUARANTINED_ADDRESSES: Table<(String, String), Quarantined> =
+    Table::new(0x040d, "quarantined addresses");
+/// Files that are not to be quarantined: server and id.
+pub static PROTECTED: Table<(String, String), ()> = Table::new(0x040e, "protected media");
+
 /// All tables of this crate.
 pub const TABLES: &[TableInfo] = &[
     MEDIA.info(),
@@ -38,6 +46,9 @@ pub const TABLES: &[TableInfo] = &[
     USES.info(),
     USED.info(),
     SEEN.info(),
+    QUARANTINED.info(),
+    QUARANTINED_ADDRESSES.info(),
+    PROTECTED.info(),
 ];
 
 /// A row of [`MEDIA`].
@@ -59,6 +70,16 @@ pub struct MediaRow {
     pub authenticated_only: bool,
 }
 versioned!(MediaRow, 2, from 1 => v1::MediaRow);
+
+/// A row of [`QUARANTINED`] and [`QUARANTINED_ADDRESSES`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// The operator who did it.
+    pub by: OwnedUserId,
+    /// When, in milliseconds since 1970.
+    pub since_ms: u64,
+}
+versioned!(Quarantined, 1);
 
 /// A row of [`PROMISES`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -109,6 +109,7 @@ fn unknown() -> ApiError {
 impl Files {
     /// The file, brought here if it is another server's.
     pub async fn find(&self, asked: Asked<'_>) -> Result<MediaRow, ApiError> {
+        self.media.check_address(asked.server, asked.id).await?;
         let row = self
             .media
             .wait_for(asked.server, asked.id, asked.timeout)
@@ -124,6 +125,7 @@ impl Files {
         if row.authenticated_only && !asked.signed_in {
             return Err(unknown());
         }
+        self.media.check_bytes(&row).await?;
         self.media.seen(asked.server, asked.id).await?;
         Ok(row)
     }

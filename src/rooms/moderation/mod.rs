@@ -1,6 +1,7 @@
 //! What operators see and do of rooms: all of them, whoever is in them. Who is an operator is asked before.
 
 pub mod blocked;
+mod files;
 mod list;
 mod power;
 mod shutdown;
