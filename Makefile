@@ -13,7 +13,7 @@ ALL     := --workspace --all-targets --locked
 ROCKS    = if lib=$$(packaging/rocksdb.sh -O3); then export ROCKSDB_LIB_DIR=$$lib ROCKSDB_STATIC=1; fi;
 say      = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help run demo test rust-test bench crash simulate fuzz fmt fmt-check lint doc deny book example deb \
+.PHONY: help run demo test rust-test bench bench-rooms crash simulate fuzz fmt fmt-check lint doc deny book example deb \
         complement complement-baseline complement-test clean
 
 help: ## this list
@@ -133,6 +133,11 @@ bench: ## measure Resuni and Synapse on this machine; writes docs/performance.md
 	@$(SETUP) build bench
 	@$(ROCKS) cargo build --release --locked -p resuni -p resuni-bench
 	$(RELEASE)/resuni-bench --out docs/performance.md --remarks src/bench/remarks.md
+
+bench-rooms: ## measure what the size of a room costs, up to 50,000 members; writes docs/performance-rooms.md
+	@$(SETUP) build
+	@$(ROCKS) cargo build --release --locked -p resuni -p resuni-bench
+	$(RELEASE)/resuni-bench --servers resuni --size rooms --out docs/performance-rooms.md --remarks src/bench/remarks-rooms.md
 
 deb: ## a Debian package in $CARGO_TARGET_DIR/debian
 	@$(SETUP) build deb

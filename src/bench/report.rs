@@ -34,19 +34,27 @@ fn head(text: &mut String, runs: &[Run], sizes: &Sizes) {
     let (least, most) = loads.fold((f64::MAX, 0.0_f64), |(a, b), l| (a.min(l), b.max(l)));
     let _ = writeln!(
         text,
-        "Written by `resuni-bench` (`make bench`): {}, two servers of a kind at a time on one machine, through the public API only.\n\n\
+        "Written by `resuni-bench` (`{}`): {}, {} on one machine, through the public API only.\n\n\
          * Machine: {}, {}\n\
          * Load average while measuring, the load generator included: {least:.1} to {most:.1}\n\
          * One disk sync (4 KiB appended, fdatasync): {:.2} ms, median of 100\n\
-         * At most {} sends or {} s a load. Values are the best of the rounds, as other work on the machine makes them \
+         * {}Values are the best of the rounds, as other work on the machine makes them \
          worse and never better; the spread is below. Rates and times are the client's; CPU is what the server process \
          itself used for one operation\n",
+        sizes.command,
         names.join(" and "),
+        sizes.servers,
         measure::machine(),
         measure::system(),
         goals::disk_sync(runs).unwrap_or_default(),
-        sizes.sends,
-        sizes.send_time.as_secs(),
+        match sizes.bounded {
+            true => format!(
+                "At most {} sends or {} s a load. ",
+                sizes.sends,
+                sizes.send_time.as_secs()
+            ),
+            false => String::new(),
+        },
     );
 }
 

@@ -23,6 +23,7 @@ use ruma::{
         },
     },
 };
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -42,6 +43,8 @@ const MAX_STATES: usize = 3;
 const MAX_EARLIEST: usize = 20;
 /// Events of a state, or of its auth chain, that are accepted.
 const MAX_STATE: usize = 100_000;
+/// Events of a state that are checked and written at once.
+const STATE_PART: usize = 2_000;
 /// Up to this many unknown events are fetched one by one, more as a whole state.
 const ONE_BY_ONE: usize = 50;
 /// Events fetched at once.
@@ -55,6 +58,15 @@ const STATE_TERMS: Terms = Terms {
     heed_backoff: true,
     ..Terms::STATE
 };
+
+/// The answer to `GET /_matrix/federation/v1/state/{roomId}`, its events where they lie in the body.
+#[derive(Deserialize)]
+struct WholeState<'a> {
+    #[serde(borrow)]
+    pdus: Vec<&'a RawValue>,
+    #[serde(borrow)]
+    auth_chain: Vec<&'a RawValue>,
+}
 
 /// Fetches events.
 pub struct Fetcher {
@@ -394,21 +406,13 @@ impl Fetcher {
         if unknown.len() <= ONE_BY_ONE {
             events = self.events(&view, server, &unknown).await;
         }
+        let all = events.len() == unknown.len();
+        self.outliers(&view, events).await?;
         // What can't be had one by one is asked for once more as a whole: then nothing is missing because the network
         // failed.
-        if events.len() < unknown.len() {
-            let request = room_state::Request::new(event.to_owned(), room.to_owned());
-            let state = self.client.send(server, request, STATE_TERMS).await?;
-            if state.pdus.len() > MAX_STATE || state.auth_chain.len() > MAX_STATE {
-                return Err(FederationError::bad_answer(
-                    server,
-                    "the state is too large",
-                ));
-            }
-            let raws = state.auth_chain.into_iter().chain(state.pdus).collect();
-            events = self.checked(&view, raws).await;
+        if !all {
+            self.bring_whole_state(&view, server, event).await?;
         }
-        self.outliers(&view, events).await?;
         // What could not be had or did not pass its checks is no part of the state.
         let view = self.view(room).await?;
         let mut known = Vec::with_capacity(ids.pdu_ids.len());
@@ -418,6 +422,34 @@ impl Fetcher {
             }
         }
         Ok(known)
+    }
+
+    /// Makes the events of the state before an event known to the room, and those of its auth chain: the answer is held
+    /// once, and of what is made of it only a part at a time.
+    async fn bring_whole_state(
+        &self,
+        view: &RoomView,
+        server: &ServerName,
+        event: &EventId,
+    ) -> Result<(), FederationError> {
+        let request = room_state::Request::new(event.to_owned(), view.room_id().to_owned());
+        let answer = self.client.answer(server, request, STATE_TERMS).await?;
+        let state: WholeState<'_> = serde_json::from_slice(&answer.body)
+            .map_err(|error| FederationError::bad_answer(server, error))?;
+        if state.pdus.len() > MAX_STATE || state.auth_chain.len() > MAX_STATE {
+            return Err(FederationError::bad_answer(
+                server,
+                "the state is too large",
+            ));
+        }
+        // The auth chain at once, as its events may come in any order; then everything that the state builds on is here.
+        let parts = std::iter::once(&state.auth_chain[..]).chain(state.pdus.chunks(STATE_PART));
+        for part in parts {
+            let raws = part.iter().map(|raw| (*raw).to_owned()).collect();
+            let events = self.checked(view, raws).await;
+            self.outliers(view, events).await?;
+        }
+        Ok(())
     }
 
     /// Fetches events by id, as far as they can be had.

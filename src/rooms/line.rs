@@ -23,6 +23,12 @@ use crate::{
     work::{Era, Work},
 };
 
+/// Forward extremities of a room at the most. More would come about only where nobody of ours may tie them (see
+/// [`Line::tie`]), and each makes every further event dearer, as the current state is resolved from the states of all. A
+/// further one is none before an event follows it. Those that are there stay, so that a flood of branches can't push out
+/// what they take into account; the states around events do not depend on it.
+pub(crate) const MAX_EXTREMITIES: usize = 100;
+
 /// Our members who are asked to tie loose ends until one may.
 const TIERS: usize = 5;
 
@@ -216,11 +222,14 @@ impl<'a> Line<'a> {
             .filter(|tip| !follows.contains(&tip.event))
             .cloned()
             .collect();
-        tips.push(Tip {
-            event: event.num,
-            id: event.pdu.event_id().to_owned(),
-            depth: event.pdu.depth(),
-        });
+        // What only adds an end has to wait for somebody to follow it: what goes on from an end that we have never does.
+        if tips.len() < MAX_EXTREMITIES {
+            tips.push(Tip {
+                event: event.num,
+                id: event.pdu.event_id().to_owned(),
+                depth: event.pdu.depth(),
+            });
+        }
         self.lay(event, tips, flags).await
     }
 

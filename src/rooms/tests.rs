@@ -16,6 +16,7 @@ mod again;
 mod between;
 mod converge;
 mod gaps;
+mod hostile;
 mod lazily;
 mod outside;
 mod partial;

@@ -62,6 +62,8 @@ impl Resident {
         let made_up = identity.clone();
         let room = tokio::task::spawn_blocking(move || MadeUpRoom::new(made_up, members)).await??;
         let room = Arc::new(Mutex::new(room));
+        // Only the first in a process can be installed; all are the same.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let authority = world.authority();
         let root = reqwest::Certificate::from_pem(&std::fs::read(authority.root())?)?;
         let http = reqwest::Client::builder()

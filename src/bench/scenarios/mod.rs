@@ -20,13 +20,21 @@ use crate::{
 /// Connections of a send load.
 const SENDERS: usize = 16;
 
+const TWO_AT_A_TIME: &str = "two servers of a kind at a time";
+
 /// How much to do.
 #[derive(Debug, Clone)]
 pub struct Sizes {
     /// What the report is called.
     pub title: &'static str,
+    /// The command that makes it.
+    pub command: &'static str,
+    /// What runs at the same time.
+    pub servers: &'static str,
     /// Whether these are the sizes that the project's aims are about.
     pub aims: bool,
+    /// Whether loads are bounded by the two below.
+    pub bounded: bool,
     /// Messages of a send load at the most.
     pub sends: usize,
     /// A load's time at the most.
@@ -58,7 +66,10 @@ impl Sizes {
     pub fn quick() -> Self {
         Self {
             title: "Performance: a short look",
+            command: "resuni-bench --size quick",
+            servers: TWO_AT_A_TIME,
             aims: true,
+            bounded: true,
             sends: 500,
             send_time: Duration::from_secs(5),
             long_room: 500,
@@ -78,7 +89,10 @@ impl Sizes {
     pub fn full() -> Self {
         Self {
             title: "Performance",
+            command: "make bench",
+            servers: TWO_AT_A_TIME,
             aims: true,
+            bounded: true,
             sends: 20_000,
             send_time: Duration::from_secs(10),
             long_room: 10_000,
@@ -98,6 +112,7 @@ impl Sizes {
     pub fn large() -> Self {
         Self {
             title: "Performance: ten times as large",
+            command: "resuni-bench --size large",
             aims: false,
             long_room: 100_000,
             members: 5_000,
@@ -115,7 +130,10 @@ impl Sizes {
     pub fn of_rooms() -> Self {
         Self {
             title: "Performance: what the size of a room costs",
+            command: "make bench-rooms",
+            servers: "one server at a time, beside a made-up one that holds the rooms,",
             aims: false,
+            bounded: false,
             ..Self::full()
         }
     }

@@ -178,6 +178,22 @@ async fn a_body_that_is_too_large_is_refused_declared_or_not() {
     server.send(streamed).await.fails(413, "M_TOO_LARGE");
 }
 
+/// A compressed body stays as it is, so there is nothing that could blow it up.
+#[tokio::test]
+async fn s121_a_compressed_body_is_not_unpacked() {
+    const PACKED: &[u8] =
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x2a\x4a\x4d\x2b\x4a\x2d\xce\x88\x2f\xc9\
+      \xcf\x4e\xcd\x53\xb2\x52\xaa\x50\xaa\x05\x00\x9c\x22\x6a\x12\x15\x00\x00\x00";
+    let server = Server::start().await;
+    for encoding in ["gzip", "deflate", "br", "zstd"] {
+        let request = Request::post("/_matrix/client/v3/refresh")
+            .header(header::CONTENT_ENCODING, encoding)
+            .body(Body::from(PACKED))
+            .unwrap();
+        server.send(request).await.fails(400, "M_NOT_JSON");
+    }
+}
+
 #[tokio::test]
 async fn arguments_in_the_path_are_decoded_and_checked() {
     let server = Server::start().await;

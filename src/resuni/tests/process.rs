@@ -136,6 +136,55 @@ async fn it_serves_until_it_is_told_to_stop() {
     server.ended();
 }
 
+/// What comes back for these bytes, until the server closes the connection.
+fn raw_exchange(url: &str, sent: &str) -> String {
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.write_all(sent.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    // A connection that is cut off is an answer too.
+    let _ = std::io::Read::read_to_end(&mut stream, &mut answer);
+    text(&answer)
+}
+
+/// CVE-2024-41671, CVE-2020-10108: where a proxy could see other requests than we do, there is none at all.
+#[test]
+fn s122_requests_are_not_smuggled() {
+    let server = Server::start(tempfile::tempdir().unwrap());
+    let inner = "GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\n\r\n";
+    let smuggled = |headers: &str, body: &str| {
+        let request = "POST /_matrix/client/v3/login HTTP/1.1\r\nHost: a\r\n";
+        let answer = raw_exchange(&server.url, &format!("{request}{headers}\r\n{body}{inner}"));
+        assert!(!answer.contains("\"versions\""), "{headers:?}: {answer}");
+    };
+    let length = inner.len();
+    smuggled("Content-Length: 0\r\nContent-Length: 5\r\n", "");
+    smuggled(
+        &format!("Content-Length: {length}\r\nContent-Length: 0\r\n"),
+        "",
+    );
+    smuggled("Content-Length: +0\r\n", "");
+    smuggled("Content-Length: 0x0\r\n", "");
+    smuggled("Transfer-Encoding: chunked, identity\r\n", "0\r\n\r\n");
+    smuggled("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n");
+    smuggled("Transfer-Encoding : chunked\r\n", "0\r\n\r\n");
+    smuggled("X: y\rContent-Length: 0\r\n", "");
+    // A chunk that says less than it holds.
+    smuggled("Transfer-Encoding: chunked\r\n", "1;\n\r\n0\r\n\r\n");
+
+    // What is right is answered in its order.
+    let unknown = "GET /_matrix/client/v3/nothing HTTP/1.1\r\nHost: a\r\n\r\n";
+    let last = inner.replace("Host: a", "Host: a\r\nConnection: close");
+    let answer = raw_exchange(&server.url, &format!("{unknown}{unknown}{last}"));
+    let first = answer.find("M_UNRECOGNIZED").expect("the first answer");
+    let second = answer.rfind("M_UNRECOGNIZED").expect("the second answer");
+    let third = answer.find("\"versions\"").expect("the third answer");
+    assert!(first < second && second < third, "{answer}");
+    server.signal("TERM");
+    server.ended();
+}
+
 #[tokio::test]
 async fn the_operator_sees_figures_health_and_whom_people_may_ask() {
     provider();

@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     authority::Authority,
+    hostile::send,
     part::{PATIENCE, Part, servers},
     two_servers::{addresses, join, room},
 };
@@ -156,4 +157,39 @@ async fn a_message_to_a_device_outlives_both_servers() {
         }
     };
     tokio::time::timeout(PATIENCE, drained).await.unwrap();
+}
+
+/// Synapse: a message to devices of whoever was named was kept. Here it is for people of this server who are there, and
+/// from people of the server that sends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn s024_messages_to_devices_of_nobody_here_are_not_kept() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    let edu = |sender: &OwnedUserId, id: &str, to: &str| {
+        let messages =
+            json!({ to: { "*": { "n": id }, "PHONE": { "n": id }, "NONE": { "n": id } } });
+        json!({ "edu_type": "m.direct_to_device", "content": { "sender": sender, "type": "m.test",
+            "message_id": id, "messages": messages } })
+    };
+    let edus = vec![
+        edu(&b.user(), "unknown", "@nobody:a.test"),
+        edu(&b.user(), "remote", "@user:c.test"),
+        edu(&b.user(), "back", b.user().as_str()),
+        edu(&a.user(), "not theirs", a.user().as_str()),
+        edu(&b.user(), "right", a.user().as_str()),
+    ];
+    send(&b, &a, "t1", Vec::new(), edus).await.unwrap();
+    let snapshot = a.accounts_snapshot();
+    let counts = snapshot.check(&[], &mut |_| {}).unwrap();
+    // Messages to devices, by the number of their table.
+    let kept = counts.iter().find(|table| table.table == 0x0327);
+    assert_eq!(kept.map(|table| table.rows), Some(1));
+    let end = snapshot.position();
+    let (account, phone) = (account(&a).await, device_id!("PHONE"));
+    let page = a
+        .accounts
+        .to_device(&snapshot, account, phone, Position(0), end, 10);
+    let messages = page.await.unwrap().messages;
+    assert_eq!(messages.len(), 1);
+    assert!(messages[0].event.get().contains("right"));
 }

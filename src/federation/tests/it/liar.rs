@@ -360,6 +360,26 @@ async fn s128_a_malformed_answer_to_a_join_only_fails() {
     }
 }
 
+/// tuwunel eb5486b7e: of an answer only so much is read as its kind may have, whoever gives it.
+#[tokio::test(flavor = "multi_thread")]
+async fn s120_an_answer_that_is_too_long_is_not_read_to_its_end() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    let room = public_room(&b).await;
+    b.lies.tell(|endpoint, body| {
+        if endpoint == "make_join" {
+            // Right, but for its length.
+            body["padding"] = json!("x".repeat(1 << 20));
+        }
+    });
+    let refused = join(&a, &room, &b).await.unwrap_err();
+    assert!(refused.to_string().contains("larger than"), "{refused}");
+    assert_eq!(b.lies.asked("make_join"), 1);
+    assert_eq!(b.lies.asked("send_join"), 0);
+    b.lies.stop();
+    join(&a, &room, &b).await.unwrap();
+}
+
 fn without(body: &mut Value, kind: &str) {
     for list in ["state", "auth_chain"] {
         let list = body[list].as_array_mut().unwrap();
