@@ -6,10 +6,10 @@ use ruma::{DeviceId, OwnedDeviceId};
 use crate::{
     Accounts,
     error::AccountError,
-    sessions::revoke_tokens,
+    sessions::{checked_device_id, revoke_tokens},
     tables::{
         AccountNum, DEVICE, DEVICES, Device, DeviceChange, DevicesChanged, PUSHERS_CHANGED, SEEN,
-        Seen,
+        Seen, TokenHash,
     },
 };
 
@@ -45,6 +45,19 @@ impl DeviceInfo {
             user_agent,
         }
     }
+}
+
+/// Devices that go with a batch.
+#[derive(Default)]
+pub(crate) struct Leaving {
+    /// Their ids.
+    gone: Vec<String>,
+    /// Devices whose keys changed, and whether each is gone.
+    pub known: Vec<(String, bool)>,
+    /// Their tokens.
+    revoked: Vec<TokenHash>,
+    /// Whether pushers go with them.
+    pushers: bool,
 }
 
 /// A display name that is not too long.
@@ -133,6 +146,7 @@ impl Accounts {
         display_name: Option<String>,
     ) -> Result<bool, AccountError> {
         let display_name = checked_name(display_name)?;
+        checked_device_id(device_id)?;
         let key = (account, device_id.to_string());
         let (new, applied) = {
             let _lane = self.lanes.enter(account).await;
@@ -211,27 +225,27 @@ impl Accounts {
         Ok(())
     }
 
-    /// Removes all devices of an account but one.
+    /// Removes all devices of an account but these.
     pub(crate) async fn delete_devices_except(
         &self,
         account: AccountNum,
-        keep: Option<&DeviceId>,
+        keep: &[&str],
     ) -> Result<(), AccountError> {
         loop {
-            // One more than is removed at a time, because one may be kept.
+            // More than are removed at a time, because some may be kept.
             let rows = self
                 .snapshot()
                 .scan(
                     &DEVICE,
                     ScanRange::prefix(&account),
                     Direction::Forward,
-                    PAGE + 1,
+                    PAGE + keep.len(),
                 )
                 .await?;
             let ids: Vec<_> = rows
                 .into_iter()
                 .map(|((_, id), _)| id)
-                .filter(|id| keep.is_none_or(|keep| id != keep.as_str()))
+                .filter(|id| !keep.contains(&id.as_str()))
                 .collect();
             if ids.is_empty() {
                 return Ok(());
@@ -249,42 +263,67 @@ impl Accounts {
             let _lane = self.lanes.enter(account).await;
             let snapshot = self.snapshot();
             let mut batch = Batch::new();
-            let mut revoked = Vec::new();
-            let (mut gone, mut known, mut pushers) = (Vec::new(), Vec::new(), false);
+            let mut leaving = Leaving::default();
             for device in devices {
                 let key = (account, device);
-                if snapshot.get(&DEVICE, &key).await?.is_none() {
-                    continue;
+                if snapshot.get(&DEVICE, &key).await?.is_some() {
+                    self.remove_device(&snapshot, &mut batch, &key, &mut leaving)
+                        .await?;
                 }
-                batch.delete(&DEVICE, &key);
-                batch.delete(&SEEN, &key);
-                revoke_tokens(&snapshot, &mut batch, account, &key.1, &mut revoked).await?;
-                pushers |= self.remove_pushers_of(&snapshot, &mut batch, &key).await?;
-                self.remove_settings_of(&snapshot, &mut batch, &key).await?;
-                if self.remove_keys_of(&snapshot, &mut batch, &key).await? {
-                    known.push((key.1.clone(), true));
-                }
-                self.last_seen.forget(&key);
-                gone.push(key.1);
             }
             if batch.is_empty() {
                 return Ok(());
             }
-            self.device_list_changed(&snapshot, &mut batch, account, known)
+            let revoked = self
+                .announce_leaving(&snapshot, &mut batch, account, leaving)
                 .await?;
-            // Positions are taken last, because the log waits for them.
-            if pushers {
-                self.announce(&mut batch, PUSHERS_CHANGED, account, &())?;
-            }
-            for device_id in gone {
-                let change = DeviceChange::Removed;
-                let payload = DevicesChanged { device_id, change };
-                self.announce(&mut batch, DEVICES, account, &payload)?;
-            }
             let applied = self.store.commit(batch).await?;
             self.tokens.forget(revoked);
             applied
         };
         Ok(applied.durable().await?)
+    }
+
+    /// Removes a device and everything that is its own; inside the lane. [`Self::announce_leaving`] has to follow.
+    pub(crate) async fn remove_device(
+        &self,
+        snapshot: &Snapshot,
+        batch: &mut Batch,
+        key: &(AccountNum, String),
+        leaving: &mut Leaving,
+    ) -> Result<(), AccountError> {
+        batch.delete(&DEVICE, key);
+        batch.delete(&SEEN, key);
+        revoke_tokens(snapshot, batch, key.0, &key.1, &mut leaving.revoked).await?;
+        leaving.pushers |= self.remove_pushers_of(snapshot, batch, key).await?;
+        self.remove_settings_of(snapshot, batch, key).await?;
+        if self.remove_keys_of(snapshot, batch, key).await? {
+            leaving.known.push((key.1.clone(), true));
+        }
+        self.last_seen.forget(key);
+        leaving.gone.push(key.1.clone());
+        Ok(())
+    }
+
+    /// Tells the log of devices that go, once for a batch. Answers the tokens to be forgotten after the commit.
+    pub(crate) async fn announce_leaving(
+        &self,
+        snapshot: &Snapshot,
+        batch: &mut Batch,
+        account: AccountNum,
+        leaving: Leaving,
+    ) -> Result<Vec<TokenHash>, AccountError> {
+        self.device_list_changed(snapshot, batch, account, leaving.known)
+            .await?;
+        // Positions are taken last, because the log waits for them.
+        if leaving.pushers {
+            self.announce(batch, PUSHERS_CHANGED, account, &())?;
+        }
+        for device_id in leaving.gone {
+            let change = DeviceChange::Removed;
+            let payload = DevicesChanged { device_id, change };
+            self.announce(batch, DEVICES, account, &payload)?;
+        }
+        Ok(leaving.revoked)
     }
 }

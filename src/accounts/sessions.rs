@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::AtomicU64};
 
 use resuni_store::{Batch, Direction, ScanRange, Snapshot, StoreError};
-use ruma::{OwnedDeviceId, OwnedUserId};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId};
 
 use crate::{
     Accounts,
@@ -187,17 +187,20 @@ impl Accounts {
         request: DeviceRequest,
     ) -> Result<(Login, Vec<TokenHash>), AccountError> {
         let device_id = match request.device_id {
-            Some(id) if id.as_str().is_empty() || id.as_str().len() > DEVICE_ID_BYTES => {
-                return Err(AccountError::InvalidParam(format!(
-                    "A device id has 1 to {DEVICE_ID_BYTES} bytes."
-                )));
+            Some(id) => {
+                checked_device_id(&id)?;
+                id
             }
-            Some(id) => id,
             None => secrets::word::<10>(secrets::UPPER)?.into(),
         };
         let key = (account, device_id.to_string());
         let mut revoked = Vec::new();
         if snapshot.get(&DEVICE, &key).await?.is_some() {
+            if self.is_dehydrated(snapshot, &key).await? {
+                return Err(AccountError::Forbidden(
+                    "A dehydrated device can't log in. Choose another device id.".into(),
+                ));
+            }
             revoke_tokens(snapshot, batch, account, &key.1, &mut revoked).await?;
         } else {
             let device = Device {
@@ -463,8 +466,18 @@ impl Accounts {
 
     /// Ends all sessions of an account.
     pub async fn logout_all(&self, account: AccountNum) -> Result<(), AccountError> {
-        self.delete_devices_except(account, None).await
+        self.delete_devices_except(account, &[]).await
     }
+}
+
+/// Whether a device may be called so.
+pub(crate) fn checked_device_id(id: &DeviceId) -> Result<(), AccountError> {
+    if (1..=DEVICE_ID_BYTES).contains(&id.as_str().len()) {
+        return Ok(());
+    }
+    Err(AccountError::InvalidParam(format!(
+        "A device id has 1 to {DEVICE_ID_BYTES} bytes."
+    )))
 }
 
 fn millis(duration: std::time::Duration) -> u64 {

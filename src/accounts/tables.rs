@@ -137,6 +137,7 @@ pub static TABLES: &[TableInfo] = &[
     e2e::TO_DEVICE_SENT.info(),
     e2e::DEVICE_LISTS.info(),
     e2e::DEVICE_LIST_OF.info(),
+    e2e::DEHYDRATED.info(),
     e2e::BACKUPS.info(),
     e2e::BACKUP_KEYS.info(),
     e2e::DELETED_BACKUPS.info(),

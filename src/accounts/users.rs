@@ -119,7 +119,11 @@ impl Accounts {
         self.change(account, |row| row.password = Some(Hidden(hash)))
             .await?;
         if logout_others {
-            self.delete_devices_except(account, keep).await?;
+            // The dehydrated device has no session to end, and it is meant for just such a day.
+            let dehydrated = self.dehydrated(account).await?.map(|(device, _)| device);
+            let keep = keep.map(DeviceId::as_str).into_iter();
+            let keep: Vec<_> = keep.chain(dehydrated.as_deref()).collect();
+            self.delete_devices_except(account, &keep).await?;
         }
         Ok(())
     }
@@ -249,7 +253,7 @@ impl Accounts {
     /// Removes everything a deactivated account had, in bounded batches; the mark in
     /// `deactivating` goes last.
     async fn empty(&self, account: AccountNum) -> Result<(), AccountError> {
-        self.delete_devices_except(account, None).await?;
+        self.delete_devices_except(account, &[]).await?;
         self.end_operators_sessions(account).await?;
         let _lane = self.lanes.enter(account).await;
         loop {

@@ -6,6 +6,7 @@ mod admin;
 mod appservice;
 mod backup;
 mod contacts;
+mod dehydrated;
 mod delayed;
 mod devices;
 mod directory;
@@ -63,6 +64,7 @@ pub fn routes() -> Routes {
         appservice::routes,
         backup::routes,
         contacts::routes,
+        dehydrated::routes,
         delayed::routes,
         devices::routes,
         directory::routes,

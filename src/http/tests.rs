@@ -82,6 +82,13 @@ impl Got {
     }
 }
 
+/// The doctor has nothing to say about the accounts.
+async fn sound(server: &Server) {
+    let accounts = &server.state.accounts;
+    let findings = accounts.doctor(&accounts.store().snapshot()).await.unwrap();
+    assert_eq!(findings, Vec::<String>::new());
+}
+
 impl Server {
     async fn start() -> Server {
         Self::start_with(|_| ()).await

@@ -27,6 +27,31 @@ pub struct KeyUpload {
     pub fallback_keys: Object,
 }
 
+/// An upload whose form is right.
+pub(super) struct Checked<'a> {
+    pub device_keys: Option<&'a Object>,
+    one_time: Ids,
+    fallback: Ids,
+}
+
+impl KeyUpload {
+    /// The keys, if they are in order and those of this device.
+    pub(super) fn checked(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+    ) -> Result<Checked<'_>, AccountError> {
+        if let Some(keys) = &self.device_keys {
+            check_owner(keys, user, device)?;
+        }
+        Ok(Checked {
+            device_keys: self.device_keys.as_ref(),
+            one_time: Ids::of(&self.one_time_keys)?,
+            fallback: Ids::of(&self.fallback_keys)?,
+        })
+    }
+}
+
 impl Accounts {
     /// Keeps the keys of a device; answers how many one-time keys it has, by algorithm.
     pub async fn upload_keys(
@@ -36,11 +61,7 @@ impl Accounts {
         upload: &KeyUpload,
     ) -> Result<BTreeMap<String, u64>, AccountError> {
         let user = self.user_id(&self.active(account).await?.localpart)?;
-        if let Some(keys) = &upload.device_keys {
-            check_owner(keys, &user, device)?;
-        }
-        let one_time = Ids::of(&upload.one_time_keys)?;
-        let fallback = Ids::of(&upload.fallback_keys)?;
+        let keys = upload.checked(&user, device)?;
         let key = (account, device.to_string());
         let applied = {
             let _lane = self.lanes.enter(account).await;
@@ -50,17 +71,13 @@ impl Accounts {
             }
             let mut batch = Batch::new();
             batch.guard_exists(&DEVICE, &key);
-            let new_one_time = one_time.add(&snapshot, &mut batch, &key).await?;
-            let new_fallback = fallback.replace(&snapshot, &mut batch, &key).await?;
-            if let Some(keys) = &upload.device_keys {
-                self.put_device_keys(&snapshot, &mut batch, &key, &user, keys)
+            if self
+                .put_keys(&snapshot, &mut batch, &key, &user, keys)
+                .await?
+            {
+                let devices = vec![(key.1.clone(), false)];
+                self.keys_changed(&snapshot, &mut batch, account, &user, devices)
                     .await?;
-            }
-            if new_one_time || new_fallback {
-                let payload = DeviceKeysChanged {
-                    device_id: key.1.clone(),
-                };
-                self.announce(&mut batch, KEYS, account, &payload)?;
             }
             if batch.is_empty() {
                 None
@@ -77,6 +94,34 @@ impl Accounts {
         Ok(keys.counts)
     }
 
+    /// Adds keys to a batch. Answers whether the identity keys are others than before: then the caller says so, once
+    /// for the batch.
+    pub(super) async fn put_keys(
+        &self,
+        snapshot: &Snapshot,
+        batch: &mut Batch,
+        key: &(AccountNum, String),
+        user: &UserId,
+        keys: Checked<'_>,
+    ) -> Result<bool, AccountError> {
+        let new_one_time = keys.one_time.add(snapshot, batch, key).await?;
+        let new_fallback = keys.fallback.replace(snapshot, batch, key).await?;
+        let changed = match keys.device_keys {
+            Some(keys) => {
+                self.put_device_keys(snapshot, batch, key, user, keys)
+                    .await?
+            }
+            None => false,
+        };
+        if new_one_time || new_fallback {
+            let payload = DeviceKeysChanged {
+                device_id: key.1.clone(),
+            };
+            self.announce(batch, KEYS, key.0, &payload)?;
+        }
+        Ok(changed)
+    }
+
     async fn put_device_keys(
         &self,
         snapshot: &Snapshot,
@@ -84,7 +129,7 @@ impl Accounts {
         key: &(AccountNum, String),
         user: &UserId,
         keys: &Object,
-    ) -> Result<(), AccountError> {
+    ) -> Result<bool, AccountError> {
         for usage in Usage::ALL {
             let row = snapshot.get(&CROSS_SIGNING, &(key.0, usage)).await?;
             let cross_signing = row.as_deref().map(parse).transpose()?;
@@ -107,13 +152,10 @@ impl Accounts {
         }
         let json = bounded(&Value::Object(new), "Device keys")?;
         if stored.as_ref() == Some(&json) {
-            return Ok(());
+            return Ok(false);
         }
         batch.put(&DEVICE_KEYS, key, &json);
-        let devices = vec![(key.1.clone(), false)];
-        self.keys_changed(snapshot, batch, key.0, user, devices)
-            .await?;
-        Ok(())
+        Ok(true)
     }
 }
 

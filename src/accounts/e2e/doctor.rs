@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use resuni_store::{ScanRange, Snapshot, StoreError};
 
 use super::tables::{
-    DEVICE_KEYS, DEVICE_LIST_OF, DEVICE_LISTS, FALLBACK, ONE_TIME, ONE_TIME_COUNTS, ONE_TIME_IDS,
-    TO_DEVICE, TO_DEVICE_SENT,
+    DEHYDRATED, DEVICE_KEYS, DEVICE_LIST_OF, DEVICE_LISTS, FALLBACK, ONE_TIME, ONE_TIME_COUNTS,
+    ONE_TIME_IDS, TO_DEVICE, TO_DEVICE_SENT,
 };
 use crate::{
     doctor::{each, page},
@@ -48,6 +48,17 @@ async fn check_owners(snapshot: &Snapshot, findings: &mut Vec<String>) -> Result
     each!(snapshot, DEVICE_KEYS, |key, _| {
         if !snapshot.contains(&DEVICE, key).await? {
             findings.push(format!("Device {} has keys but does not exist.", key.1));
+        }
+    });
+    each!(snapshot, DEHYDRATED, |account, row| {
+        if !snapshot
+            .contains(&DEVICE, &(*account, row.device.clone()))
+            .await?
+        {
+            findings.push(format!(
+                "Device {} is dehydrated but does not exist.",
+                row.device
+            ));
         }
     });
     each!(snapshot, FALLBACK, |(account, device, _), _| {

@@ -5,6 +5,7 @@
 
 mod backup;
 mod cross_signing;
+mod dehydrated;
 mod device_keys;
 mod device_lists;
 pub(crate) mod doctor;
@@ -25,6 +26,7 @@ use serde_json::{Map, Value};
 
 pub use backup::{Backup, BackupKeys, BackupPart};
 pub use cross_signing::CrossSigningUpload;
+pub use dehydrated::NewDehydrated;
 pub use device_keys::KeyUpload;
 pub use one_time_keys::OneTimeKeys;
 pub use query::UserKeys;
@@ -34,7 +36,9 @@ pub(crate) use to_device::SentCounts;
 pub use to_device::{MessageId, ToDeviceMessage, ToDevicePage};
 
 use crate::{AccountNum, Accounts, error::AccountError};
-use tables::{DEVICE_KEYS, FALLBACK, ONE_TIME, ONE_TIME_COUNTS, ONE_TIME_IDS, TO_DEVICE};
+use tables::{
+    DEHYDRATED, DEVICE_KEYS, FALLBACK, ONE_TIME, ONE_TIME_COUNTS, ONE_TIME_IDS, TO_DEVICE,
+};
 
 /// The largest JSON of one key or message, in bytes.
 const JSON_BYTES: usize = 65_536;
@@ -170,6 +174,9 @@ impl Accounts {
         sweep(snapshot, batch, &ONE_TIME_COUNTS, device).await?;
         sweep(snapshot, batch, &FALLBACK, device).await?;
         sweep(snapshot, batch, &TO_DEVICE, device).await?;
+        if self.is_dehydrated(snapshot, device).await? {
+            batch.delete(&DEHYDRATED, &device.0);
+        }
         Ok(known)
     }
 }

@@ -46,6 +46,19 @@ pub(crate) static BACKUP_KEYS: Table<(AccountNum, u64, String, String), String> 
 pub(crate) static DELETED_BACKUPS: Table<(AccountNum, u64), ()> =
     Table::new(0x032d, "deleted_backups");
 
+/// The dehydrated device of an account.
+pub(crate) static DEHYDRATED: Table<AccountNum, Dehydrated> = Table::new(0x032e, "dehydrated");
+
+/// A dehydrated device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Dehydrated {
+    /// Its id.
+    pub device: String,
+    /// Its private keys, encrypted by its owner: a JSON object.
+    pub data: String,
+}
+versioned!(Dehydrated, 1);
+
 /// A backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BackupRow {
@@ -140,6 +153,13 @@ pub const DEVICE_LISTS_TOPIC: Topic = Topic(0x0307);
 pub struct DeviceKeysChanged {
     /// The device.
     pub device_id: String,
+}
+
+impl DeviceKeysChanged {
+    /// From the log; none if it is no such payload.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
 }
 
 /// The payload of [`DEVICE_LISTS_TOPIC`].

@@ -42,7 +42,7 @@ pub fn routes() -> Routes {
 }
 
 /// A member of the body that has to be an object if it is there.
-fn object(
+pub fn object(
     body: &mut Map<String, Value>,
     name: &str,
 ) -> Result<Option<Map<String, Value>>, ApiError> {

@@ -32,6 +32,8 @@ const FEATURES: &[&str] = &[
     "uk.timedout.msc4323",
     // Invite filtering by lists.
     "org.matrix.msc4155",
+    // Devices that receive while nobody holds them.
+    "org.matrix.msc3814",
     // Events that are sent later.
     "org.matrix.msc4140",
     // Removing account data.

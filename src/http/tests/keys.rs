@@ -214,3 +214,150 @@ async fn who_changed_their_keys_between_two_syncs() {
         .await
         .fails(400, "M_INVALID_PARAM");
 }
+
+const DEHYDRATED: &str = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device";
+
+fn dehydrated(device: &str) -> Value {
+    let mut keys = device_keys(device);
+    keys["dehydrated"] = true.into();
+    json!({
+        "device_id": device,
+        "device_data": { "algorithm": "m.dehydration.v2", "device_pickle": device, "nonce": "n" },
+        "initial_device_display_name": "Dehydrated",
+        "device_keys": keys,
+        "one_time_keys": { "signed_curve25519:AAAA": { "key": device, "signatures": {} } },
+        "fallback_keys": { "signed_curve25519:BBBB": { "key": device, "fallback": true, "signatures": {} } },
+    })
+}
+
+async fn send_to(server: &Server, token: &str, device: &str, n: usize) {
+    let path = format!("/_matrix/client/v3/sendToDevice/m.room_key/{device}{n}");
+    let body = json!({ "messages": { "@alice:example.org": { (device): { "n": n } } } });
+    server.put(&path, token, body).await.ok();
+}
+
+#[tokio::test]
+async fn a_dehydrated_device_receives_until_another_takes_its_place() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    server
+        .get(DEHYDRATED, &alice)
+        .await
+        .fails(404, "M_NOT_FOUND");
+    let put = server.put(DEHYDRATED, &alice, dehydrated("ONE")).await;
+    assert_eq!(put.ok(), json!({ "device_id": "ONE" }));
+    let got = server.get(DEHYDRATED, &alice).await.ok();
+    assert_eq!(got["device_data"]["device_pickle"], "ONE");
+    let wanted = json!({ "device_keys": { "@alice:example.org": ["ONE"] } });
+    let got = server.post(QUERY, &bob, wanted).await.ok();
+    assert_eq!(
+        got["device_keys"]["@alice:example.org"]["ONE"]["dehydrated"],
+        true
+    );
+    let wanted =
+        json!({ "one_time_keys": { "@alice:example.org": { "ONE": "signed_curve25519" } } });
+    let got = server.post(CLAIM, &bob, wanted).await.ok();
+    let keys = &got["one_time_keys"]["@alice:example.org"]["ONE"];
+    assert_eq!(keys["signed_curve25519:AAAA"]["key"], "ONE");
+
+    for n in 0..150 {
+        send_to(&server, &bob, "ONE", n).await;
+    }
+    // The same device again loses nothing.
+    server.put(DEHYDRATED, &alice, dehydrated("ONE")).await.ok();
+    let events = format!("{DEHYDRATED}/ONE/events");
+    server
+        .get(&format!("{DEHYDRATED}/TWO/events"), &alice)
+        .await
+        .fails(403, "M_FORBIDDEN");
+    server.get(&events, &bob).await.fails(403, "M_FORBIDDEN");
+    // Each form twice: nothing is deleted by being read.
+    for _ in 0..2 {
+        let first = server.get(&events, &alice).await.ok();
+        let from = first["next_batch"].as_str().unwrap();
+        let last = server
+            .get(&format!("{events}?from={from}"), &alice)
+            .await
+            .ok();
+        assert!(last.get("next_batch").is_none());
+        let numbers = |page: &Value| -> Vec<u64> {
+            let events = page["events"].as_array().unwrap().iter();
+            events
+                .map(|event| event["content"]["n"].as_u64().unwrap())
+                .collect()
+        };
+        let all = [numbers(&first), numbers(&last)].concat();
+        assert_eq!(all, (0..150).collect::<Vec<_>>());
+
+        let (mut body, mut all) = (json!({}), Vec::new());
+        loop {
+            let page = server.post(&events, &alice, body).await.ok();
+            if page["events"] == json!([]) {
+                break;
+            }
+            all.extend(numbers(&page));
+            body = json!({ "next_batch": page["next_batch"] });
+        }
+        assert_eq!(all, (0..150).collect::<Vec<_>>());
+    }
+
+    server.put(DEHYDRATED, &alice, dehydrated("TWO")).await.ok();
+    server.get(&events, &alice).await.fails(403, "M_FORBIDDEN");
+    let devices = server.get("/_matrix/client/v3/devices", &alice).await.ok();
+    let ids: Vec<_> = devices["devices"].as_array().unwrap().iter().collect();
+    assert!(ids.iter().any(|device| device["device_id"] == "TWO"));
+    assert!(!ids.iter().any(|device| device["device_id"] == "ONE"));
+    let gone = |got: super::Got| assert_eq!(got.ok(), json!({ "device_id": "TWO" }));
+    gone(
+        server
+            .ask(Method::DELETE, DEHYDRATED, Some(&alice), json!({}))
+            .await,
+    );
+    server
+        .ask(Method::DELETE, DEHYDRATED, Some(&alice), json!({}))
+        .await
+        .fails(404, "M_NOT_FOUND");
+    super::sound(&server).await;
+}
+
+#[tokio::test]
+async fn nobody_logs_in_as_a_dehydrated_device_and_it_takes_no_other_devices_place() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let phone = device(&server, &alice).await;
+    server
+        .put(DEHYDRATED, &alice, dehydrated(&phone))
+        .await
+        .fails(400, "M_INVALID_PARAM");
+    for missing in ["device_id", "device_data", "device_keys"] {
+        let mut body = dehydrated("DRY");
+        body.as_object_mut().unwrap().remove(missing);
+        server
+            .put(DEHYDRATED, &alice, body)
+            .await
+            .fails(400, "M_MISSING_PARAM");
+    }
+    server.put(DEHYDRATED, &alice, dehydrated("DRY")).await.ok();
+    let login = |device: &str| {
+        let body = json!({
+            "type": "m.login.password",
+            "identifier": { "type": "m.id.user", "user": "alice" },
+            "password": "correct horse",
+            "device_id": device,
+        });
+        server.ask(Method::POST, "/_matrix/client/v3/login", None, body)
+    };
+    login("DRY").await.fails(403, "M_FORBIDDEN");
+    // A new password ends sessions, and it has none; who logs out everywhere ends it too.
+    let account = server.account("alice").await;
+    let accounts = &server.state.accounts;
+    accounts
+        .set_password(account, "battery staple", true, None)
+        .await
+        .unwrap();
+    assert!(accounts.dehydrated(account).await.unwrap().is_some());
+    assert_eq!(accounts.devices(account).await.unwrap().len(), 1);
+    accounts.logout_all(account).await.unwrap();
+    assert!(accounts.dehydrated(account).await.unwrap().is_none());
+    super::sound(&server).await;
+}
