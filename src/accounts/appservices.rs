@@ -8,6 +8,8 @@ use ruma::{
     api::appservice::{Namespace, Registration},
 };
 
+use serde::Deserialize;
+
 use crate::{
     Accounts, Session,
     error::AuthError,
@@ -53,9 +55,41 @@ pub enum AppServicesError {
     EmptyToken(String),
 }
 
+/// What proposals add to a registration. The names are those of the file.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Proposals {
+    /// It is told of messages to its users' devices, of changes of device lists, and how many one-time keys are left
+    /// (MSC3202, MSC4203). Without it they are left to `/sync`, by which older bridges get them.
+    #[serde(rename = "org.matrix.msc3202")]
+    pub encryption: bool,
+    /// `receive_ephemeral` as it was called before v1.13 (MSC2409).
+    #[serde(rename = "de.sorunome.msc2409.push_ephemeral")]
+    pub push_ephemeral: bool,
+}
+
+/// A registration as its file says it.
+#[derive(Clone, Debug)]
+pub struct ServiceFile {
+    /// What the specification knows.
+    pub registration: Registration,
+    /// What it does not.
+    pub proposals: Proposals,
+}
+
+impl From<Registration> for ServiceFile {
+    fn from(registration: Registration) -> Self {
+        Self {
+            registration,
+            proposals: Proposals::default(),
+        }
+    }
+}
+
 /// One application service.
 pub struct AppService {
     registration: Registration,
+    proposals: Proposals,
     sender: OwnedUserId,
     users: Names,
     aliases: Names,
@@ -96,7 +130,11 @@ impl Names {
 }
 
 impl AppService {
-    fn new(registration: Registration, server: &ServerName) -> Result<Self, AppServicesError> {
+    fn new(file: ServiceFile, server: &ServerName) -> Result<Self, AppServicesError> {
+        let ServiceFile {
+            registration,
+            proposals,
+        } = file;
         let id = &registration.id;
         if registration.as_token.is_empty() {
             return Err(AppServicesError::EmptyToken(id.clone()));
@@ -113,6 +151,7 @@ impl AppService {
             rooms: Names::compile(id, &namespaces.rooms)?,
             sender,
             registration,
+            proposals,
         })
     }
 
@@ -134,6 +173,21 @@ impl AppService {
     /// Whether it may act as this user.
     pub fn owns_user(&self, user: &UserId) -> bool {
         user == self.sender || self.users.contains(user.as_str())
+    }
+
+    /// Whether nobody but it may act as this user.
+    pub fn keeps_user(&self, user: &UserId) -> bool {
+        user == self.sender || self.users.contains_exclusively(user.as_str())
+    }
+
+    /// Whether it is told who types, who has read what and who is there.
+    pub fn receives_ephemeral(&self) -> bool {
+        self.registration.receive_ephemeral || self.proposals.push_ephemeral
+    }
+
+    /// Whether it is told what its users' devices need for end-to-end encryption.
+    pub fn receives_encryption(&self) -> bool {
+        self.proposals.encryption
     }
 
     /// Whether it is interested in this alias.
@@ -162,12 +216,12 @@ pub struct AppServices {
 impl AppServices {
     /// Compiles the registrations.
     pub fn new(
-        registrations: impl IntoIterator<Item = Registration>,
+        registrations: impl IntoIterator<Item = impl Into<ServiceFile>>,
         server: &ServerName,
     ) -> Result<Self, AppServicesError> {
         let mut all = Self::default();
         for registration in registrations {
-            let service = Arc::new(AppService::new(registration, server)?);
+            let service = Arc::new(AppService::new(registration.into(), server)?);
             let twice = |what, other: &AppService| AppServicesError::Twice {
                 what,
                 first: other.id().to_owned(),
@@ -207,9 +261,7 @@ impl AppServices {
 
     /// Whether one of them keeps this user id for itself.
     pub fn is_exclusive_user(&self, user: &UserId) -> bool {
-        self.services
-            .iter()
-            .any(|s| user == s.sender() || s.users.contains_exclusively(user.as_str()))
+        self.services.iter().any(|service| service.keeps_user(user))
     }
 
     /// Whether one of them, other than `except`, keeps this alias for itself.
@@ -250,7 +302,9 @@ impl Accounts {
         let device_id = match device_id {
             Some(device) => {
                 let key = (account, device.to_owned());
-                let known = self.snapshot().get(&DEVICE, &key).await?.is_some();
+                let snapshot = self.snapshot();
+                let known = snapshot.contains(&DEVICE, &key).await?
+                    && !self.is_dehydrated(&snapshot, &key).await?;
                 Some(known.then_some(key.1).ok_or(AuthError::UnknownDevice)?)
             }
             None => None,

@@ -60,7 +60,7 @@ use tokio::sync::Mutex;
 
 pub use account_data::{AccountDataChange, AccountDataEvent};
 pub use administration::OwnRate;
-pub use appservices::{AppService, AppServices, AppServicesError};
+pub use appservices::{AppService, AppServices, AppServicesError, Proposals, ServiceFile};
 pub use contacts::{ContactInfo, Medium};
 pub use devices::DeviceInfo;
 pub use error::{AccountError, AuthError};

@@ -3,6 +3,7 @@
 //! Each service has a row with the place it has got to in the log and the transaction it has not
 //! taken yet, word for word: a repetition is the same under the same id, after a restart too.
 
+mod encryption;
 mod interest;
 mod requests;
 
@@ -26,6 +27,7 @@ use crate::{
     follow::ended,
     tables::{Pending, SERVICES, ServiceRow},
 };
+use encryption::Encryption;
 use interest::Interest;
 
 /// Log entries read at once, and events of a transaction at most.
@@ -62,17 +64,25 @@ struct Worker<'a> {
 struct Transaction {
     events: Vec<String>,
     ephemeral: Vec<String>,
+    encryption: Encryption,
 }
 
 impl Transaction {
     fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.ephemeral.is_empty()
+        self.events.is_empty() && self.ephemeral.is_empty() && self.encryption.is_empty()
     }
 
-    fn body(&self) -> String {
+    fn is_full(&self) -> bool {
+        self.events.len() + self.encryption.messages() >= EVENTS
+    }
+
+    fn body(&self, encryption: &[(&str, String)]) -> String {
         let mut body = format!("{{\"events\":[{}]", self.events.join(","));
         if !self.ephemeral.is_empty() {
             body.push_str(&format!(",\"ephemeral\":[{}]", self.ephemeral.join(",")));
+        }
+        for (name, part) in encryption {
+            body.push_str(&format!(",\"{name}\":{part}"));
         }
         body.push('}');
         body
@@ -139,7 +149,15 @@ impl Services {
     }
 
     async fn save(&self, id: &str, row: &ServiceRow) -> Result<(), DeliveryError> {
-        let mut batch = Batch::new();
+        self.save_with(Batch::new(), id, row).await
+    }
+
+    async fn save_with(
+        &self,
+        mut batch: Batch,
+        id: &str,
+        row: &ServiceRow,
+    ) -> Result<(), DeliveryError> {
         batch.put(&SERVICES, &id.to_owned(), row);
         Ok(self.store.commit_durable(batch).await?)
     }
@@ -164,12 +182,16 @@ impl Worker<'_> {
             let (up_to, transaction) = self.gather(row.cursor).await?;
             row.cursor = up_to;
             if !transaction.is_empty() {
+                let encryption = &transaction.encryption;
                 row.pending = Some(Pending {
                     id: row.next,
-                    body: transaction.body(),
+                    body: transaction.body(&encryption.parts(&services.accounts).await?),
                 });
-                // Written before it is sent, so that a crash changes nothing about it.
-                services.save(&id, &row).await?;
+                // Written before it is sent, so that a crash changes nothing about it; and the messages that are in it
+                // go from their queues with the same batch, so that each is told once.
+                let mut batch = Batch::new();
+                encryption.take(&mut batch, &services.accounts);
+                services.save_with(batch, &id, &row).await?;
                 continue;
             }
             if row.cursor.0.saturating_sub(saved.0) >= PASSED {
@@ -187,7 +209,7 @@ impl Worker<'_> {
     }
 
     fn wants_ephemeral(&self) -> bool {
-        self.service.registration().receive_ephemeral
+        self.service.receives_ephemeral()
     }
 
     /// Sends a transaction until it is taken.
@@ -214,7 +236,7 @@ impl Worker<'_> {
         let store = &self.services.store;
         let up_to = store.log().watermark();
         let mut transaction = Transaction::default();
-        while seen < up_to && transaction.events.len() < EVENTS {
+        while seen < up_to && !transaction.is_full() {
             let entries = store.log().read(seen, up_to, READ_LIMIT).await?;
             if entries.is_empty() {
                 seen = up_to;
@@ -227,7 +249,7 @@ impl Worker<'_> {
                     tracing::warn!(position = entry.position.0, %error, "passed over");
                 }
                 seen = entry.position;
-                if transaction.events.len() >= EVENTS {
+                if transaction.is_full() {
                     break;
                 }
             }
@@ -244,12 +266,14 @@ impl Worker<'_> {
         entry: &LogEntry,
     ) -> Result<(), DeliveryError> {
         let room = RoomNum(entry.scope);
+        if self.service.receives_encryption() {
+            self.keys(&mut transaction.encryption, entry).await?;
+        }
         match entry.topic {
             TOPIC_EVENT => {
-                if let Some(log) = EventLog::from_bytes(&entry.payload)
-                    && let Some(event) = self.event(room, &log).await?
-                {
-                    transaction.events.push(event);
+                if let Some(log) = EventLog::from_bytes(&entry.payload) {
+                    let event = self.event(transaction, room, &log).await?;
+                    transaction.events.extend(event);
                 }
             }
             TOPIC_RECEIPT if self.wants_ephemeral() => {
@@ -266,10 +290,11 @@ impl Worker<'_> {
     /// An event as the service gets it, if it is interested.
     async fn event(
         &mut self,
+        transaction: &mut Transaction,
         room: RoomNum,
         log: &EventLog,
     ) -> Result<Option<String>, DeliveryError> {
-        let rooms = &self.services.rooms;
+        let rooms = self.services.rooms.clone();
         self.interest.moved(room, log).await?;
         if log.flags & flags::OUT_OF_BAND != 0 {
             return self.invite(room, log).await;
@@ -277,11 +302,17 @@ impl Worker<'_> {
         let Some(view) = rooms.view_num(room).await? else {
             return Ok(None);
         };
+        if self.service.receives_encryption() {
+            self.met(&mut transaction.encryption, &view, log).await?;
+        }
         if !self.interest.in_event(&view, log).await? {
             return Ok(None);
         }
         let shown = view.shown(&[log.event]).await?.into_iter().next();
         let Some(shown) = shown else { return Ok(None) };
+        if self.service.receives_encryption() && shown.pdu.kind() == "m.room.encryption" {
+            self.meet_all(&mut transaction.encryption, &view).await?;
+        }
         let unsigned = Unsigned {
             now_ms: rooms.now_ms(),
             ..Unsigned::default()

@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::routing::get;
-use resuni_accounts::{Accounts, AccountsConfig, AppServices, PasswordCost, Turn, TurnAccess};
+use resuni_accounts::{
+    Accounts, AccountsConfig, AppServices, PasswordCost, ServiceFile, Turn, TurnAccess,
+};
 use resuni_config::{Config, HashingCost, MailSecurity, RateLimits};
 use resuni_dag::SigningKey;
 use resuni_delivery::{
@@ -320,9 +322,11 @@ fn appservices(config: &Config) -> Result<AppServices> {
     for path in &config.appservices.config_files {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("{} can't be read.", path.display()))?;
-        let registration = serde_saphyr::from_str(&text)
-            .with_context(|| format!("{} is not a registration.", path.display()))?;
-        registrations.push(registration);
+        let wrong = || format!("{} is not a registration.", path.display());
+        registrations.push(ServiceFile {
+            registration: serde_saphyr::from_str(&text).with_context(wrong)?,
+            proposals: serde_saphyr::from_str(&text).with_context(wrong)?,
+        });
     }
     Ok(AppServices::new(registrations, &config.server_name)?)
 }

@@ -91,6 +91,11 @@ pub struct ToDevicePage {
     pub more: bool,
 }
 
+fn raw(event: String) -> Result<Box<RawValue>, AccountError> {
+    RawValue::from_string(event)
+        .map_err(|error| AccountError::Internal(format!("A stored message is not JSON: {error}")))
+}
+
 /// How many messages were sent to each device since its queue was measured. Forgetting one only
 /// delays a measurement.
 pub(crate) struct SentCounts(Cache<(AccountNum, String), Arc<AtomicU32>>);
@@ -268,13 +273,34 @@ impl Accounts {
         let messages = rows
             .into_iter()
             .map(|((_, _, position), event)| {
-                let event = RawValue::from_string(event).map_err(|error| {
-                    AccountError::Internal(format!("A stored message is not JSON: {error}"))
-                })?;
+                let event = raw(event)?;
                 Ok(ToDeviceMessage { position, event })
             })
             .collect::<Result<_, AccountError>>()?;
         Ok(ToDevicePage { messages, more })
+    }
+
+    /// The message that came to a device at this position, if it still waits.
+    pub async fn message_at(
+        &self,
+        account: AccountNum,
+        device: &str,
+        position: Position,
+    ) -> Result<Option<Box<RawValue>>, AccountError> {
+        let key = (account, device.to_owned(), position);
+        let event = self.snapshot().get(&TO_DEVICE, &key).await?;
+        event.map(raw).transpose()
+    }
+
+    /// Deletes a message with a batch of whoever hands it on.
+    pub fn take_message(
+        &self,
+        batch: &mut Batch,
+        account: AccountNum,
+        device: &str,
+        position: Position,
+    ) {
+        batch.delete(&TO_DEVICE, &(account, device.to_owned(), position));
     }
 
     /// Deletes the messages up to and including `up_to`: the device has come back with the token

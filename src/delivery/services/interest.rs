@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use resuni_accounts::AppService;
-use resuni_rooms::{RoomNum, RoomView, Rooms, tables::EventLog};
+use resuni_rooms::{Membership, RoomNum, RoomView, Rooms, tables::EventLog};
 use ruma::UserId;
 
 use crate::error::DeliveryError;
@@ -69,6 +69,32 @@ impl Interest {
         }
         let aliases = view.aliases().await?;
         Ok(aliases.iter().any(|alias| self.service.owns_alias(alias)))
+    }
+
+    /// Whether the service may know somebody's keys: their own, and of those who are in a room with them.
+    pub async fn sees_keys(&mut self, user: &UserId) -> Result<bool, DeliveryError> {
+        if self.owns(user) {
+            return Ok(true);
+        }
+        let rooms = self.rooms.clone();
+        for room in rooms.rooms_of(user, &[Membership::Join]).await? {
+            if let Some(view) = rooms.view_num(room.num).await?
+                && self.in_room(&view).await?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a user of the service other than this one is in the room.
+    pub async fn has_others(
+        &self,
+        view: &RoomView,
+        except: &UserId,
+    ) -> Result<bool, DeliveryError> {
+        let members = view.local_members(usize::MAX).await?;
+        Ok(members.iter().any(|user| user != except && self.owns(user)))
     }
 
     async fn has_members(&mut self, view: &RoomView) -> Result<bool, DeliveryError> {
