@@ -11,6 +11,7 @@ use ruma::owned_server_name;
 use crate::{AccountNum, Accounts, AccountsConfig, AppServices, NewAccount, PasswordCost};
 
 /// A clock that is moved by hand.
+#[derive(Default)]
 pub(crate) struct TestClock(AtomicU64);
 
 impl TestClock {

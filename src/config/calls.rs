@@ -24,6 +24,15 @@ settings! {
 }
 
 settings! {
+    /// Where two devices meet before the new one is signed in.
+    pub struct Rendezvous {
+        /// Whether anybody may leave a short text here for a few minutes, which another device
+        /// picks up (MSC4108, MSC4388). Clients use it only where people sign in by OAuth 2.0.
+        value enabled: bool = false;
+    }
+}
+
+settings! {
     /// Group calls.
     pub struct Calls {
         /// Services that give out tokens for LiveKit (lk-jwt-service); clients are told of them

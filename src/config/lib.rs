@@ -21,7 +21,7 @@ mod mail;
 mod settings;
 mod values;
 
-pub use calls::{Calls, Turn};
+pub use calls::{Calls, Rendezvous, Turn};
 pub use describe::{example, keys};
 pub use error::{ConfigError, Problem};
 pub use load::{Loaded, Origin, load};

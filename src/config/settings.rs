@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use ruma::{OwnedServerName, OwnedUserId, RoomVersionId, ServerName, server_name};
 
-use crate::calls::{Calls, Turn};
+use crate::calls::{Calls, Rendezvous, Turn};
 use crate::describe::settings;
 use crate::mail::Email;
 use crate::values::{FederationMode, HashingCost, LogFormat, Rate, Secret};
@@ -80,6 +80,9 @@ settings! {
 
         /// Group calls.
         table calls: Calls = Calls::default();
+
+        /// Signing in a new device by a QR code.
+        table rendezvous: Rendezvous = Rendezvous::default();
 
         /// What you tell your users.
         table server_notices: ServerNotices = ServerNotices::default();

@@ -28,6 +28,7 @@ mod register;
 mod relations;
 mod remote;
 mod remote_keys;
+mod rendezvous;
 mod reports;
 mod rooms;
 mod rooms_create;
@@ -83,6 +84,7 @@ pub fn routes() -> Routes {
         receipts::routes,
         register::routes,
         relations::routes,
+        rendezvous::routes,
         reports::routes,
         rooms_create::routes,
         search::routes,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 use ipnet::IpNet;
-use resuni_accounts::{Accounts, Turn};
+use resuni_accounts::{Accounts, Rendezvous, Turn};
 use resuni_delivery::{DelayedEvents, Mailer, Notices, Push, ServiceClient};
 use resuni_federation::Federation;
 use resuni_media::{Media, Previews};
@@ -87,6 +87,8 @@ pub struct AppState {
     pub mail: Option<Arc<Mailer>>,
     /// Bridges and bots.
     pub services: Arc<ServiceClient>,
+    /// Where devices meet before a login; none where that is switched off.
+    pub rendezvous: Option<Arc<Rendezvous>>,
     /// What operators tell people; none where that is switched off.
     pub notices: Option<Arc<Notices>>,
     /// What is found by its words.
@@ -118,6 +120,7 @@ part! {
     delayed: Arc<DelayedEvents>,
     mail: Option<Arc<Mailer>>,
     services: Arc<ServiceClient>,
+    rendezvous: Option<Arc<Rendezvous>>,
     notices: Option<Arc<Notices>>,
     search: Arc<Search>,
     sync: Arc<Sync>,

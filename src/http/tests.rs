@@ -10,6 +10,7 @@ mod manners;
 mod media;
 mod notify;
 mod operators;
+mod rendezvous;
 mod rooms;
 mod sweep;
 mod talk;
@@ -22,7 +23,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{Router, body::Body};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use resuni_accounts::{AccountNum, Accounts, AccountsConfig, AppServices, PasswordCost};
+use resuni_accounts::{
+    AccountNum, Accounts, AccountsConfig, AppServices, PasswordCost, Rendezvous,
+};
 use resuni_dag::SigningKey;
 use resuni_delivery::{DelayedEvents, Push, ServiceClient};
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
@@ -198,6 +201,7 @@ impl Server {
             mail: None,
             services: Arc::new(ServiceClient::new().unwrap()),
             delayed,
+            rendezvous: Some(Arc::new(Rendezvous::new(clock.clone()))),
             notices: None,
             previews: None,
             search,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::routing::get;
 use resuni_accounts::{
-    Accounts, AccountsConfig, AppServices, PasswordCost, ServiceFile, Turn, TurnAccess,
+    Accounts, AccountsConfig, AppServices, PasswordCost, Rendezvous, ServiceFile, Turn, TurnAccess,
 };
 use resuni_config::{Config, HashingCost, MailSecurity, RateLimits};
 use resuni_dag::SigningKey;
@@ -117,6 +117,10 @@ impl Parts {
             mail: mailer(config)?,
             services: services.clone(),
             delayed: delayed.clone(),
+            rendezvous: config
+                .rendezvous
+                .enabled
+                .then(|| Arc::new(Rendezvous::new(clock()))),
             notices: open_notices(config, &rooms, &accounts).await?,
             search: search.clone(),
             sync: sync.clone(),

@@ -225,6 +225,7 @@ impl Machine {
                 1,
             ),
             push,
+            rendezvous: None,
             notices: None,
             previews: None,
             limits: Arc::new(Limits::new(None, clock)),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use resuni_accounts::Rendezvous;
 use resuni_dag::RoomRules;
 use resuni_delivery::Mailer;
 use ruma::api::client::discovery::{get_capabilities, get_supported_versions};
@@ -44,12 +45,15 @@ const FEATURES: &[&str] = &[
     "org.matrix.simplified_msc3575",
 ];
 
+const RENDEZVOUS: &[&str] = &["org.matrix.msc4108", "io.element.msc4388"];
+
 /// The table of this section.
 pub fn routes() -> Routes {
     Routes::new().guest(versions).on(capabilities)
 }
 
 async fn versions(
+    State(rendezvous): State<Option<Arc<Rendezvous>>>,
     _: Ruma<get_supported_versions::Request>,
 ) -> Answer<get_supported_versions::Response> {
     let versions = VERSIONS
@@ -57,8 +61,11 @@ async fn versions(
         .map(|version| (*version).to_owned())
         .collect();
     let mut response = get_supported_versions::Response::new(versions);
+    // Signing in by a QR code, where the operator has switched it on.
+    let rendezvous = rendezvous.iter().flat_map(|_| RENDEZVOUS);
     response.unstable_features = FEATURES
         .iter()
+        .chain(rendezvous)
         .map(|feature| ((*feature).to_owned(), true))
         .collect();
     Ok(Reply(response))
