@@ -167,6 +167,9 @@ settings! {
         /// Inviting and making rooms, per user.
         value invite: Rate = Rate { burst: 30, per_minute: 30 };
 
+        /// Requests of other servers, per server; of strangers who ask for keys, per address.
+        value federation: Rate = Rate { burst: 3000, per_minute: 18000 };
+
         /// Everything else that the specification limits, per user or address.
         value other: Rate = Rate { burst: 100, per_minute: 600 };
     }

@@ -31,6 +31,19 @@ pub struct Backoff {
 struct State {
     failures: u32,
     until_ms: u64,
+    since_ms: u64,
+    last_ms: u64,
+}
+
+/// Since when a server does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// The first time, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// The last time.
+    pub last_ms: u64,
+    /// How long it is left alone since then, in milliseconds.
+    pub pause_ms: u64,
 }
 
 impl Backoff {
@@ -68,6 +81,8 @@ impl Backoff {
         let state = states.entry(server.to_owned()).or_insert(State {
             failures: 0,
             until_ms: 0,
+            since_ms: now,
+            last_ms: now,
         });
         if state.until_ms > now {
             return state.until_ms - now;
@@ -82,7 +97,25 @@ impl Backoff {
             rand::random::<u64>() % spread
         };
         state.until_ms = now + pause - jitter;
+        state.last_ms = now;
         state.until_ms - now
+    }
+
+    /// Since when a server does not answer; `None` while it does.
+    #[must_use]
+    pub fn failure_of(&self, server: &ServerName) -> Option<Failing> {
+        let state = *self.states.lock().get(server)?;
+        Some(Failing {
+            since_ms: state.since_ms,
+            last_ms: state.last_ms,
+            pause_ms: state.until_ms.saturating_sub(state.last_ms),
+        })
+    }
+
+    /// The servers that do not answer.
+    #[must_use]
+    pub fn failing(&self) -> Vec<OwnedServerName> {
+        self.states.lock().keys().cloned().collect()
     }
 
     /// How many destinations are paused now.

@@ -13,6 +13,7 @@ pub mod backoff;
 mod by_time;
 mod checks;
 pub mod client;
+mod destinations;
 pub mod discovery;
 pub mod divergence;
 mod edus;
@@ -40,8 +41,9 @@ pub mod third_party;
 pub mod xmatrix;
 
 pub use admission::{Admission, Mode};
-pub use backoff::Backoff;
+pub use backoff::{Backoff, Failing};
 pub use client::{Client, Terms};
+pub use destinations::Destination;
 pub use discovery::Discovery;
 pub use divergence::{Comparison, Divergences, Parting};
 pub use error::{FederationError, RemoteError};

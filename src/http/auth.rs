@@ -201,6 +201,10 @@ impl Authenticate for ServerSignatures {
         };
         Ok(federation.authenticate(request).await?)
     }
+
+    fn who(caller: &OwnedServerName, _: ClientAddr) -> Who {
+        Who::Server(caller.clone())
+    }
 }
 
 /// The token in the `Authorization` header, or in the query as long as the spec allows it.

@@ -139,10 +139,10 @@ where
         let (caller, raw) = if <R::Authentication as Authenticate>::COVERS_BODY {
             R::Authentication::precheck(&parts)?;
             let raw = read_body(&parts, body, policy.body_bytes).await?;
-            (
-                R::Authentication::authenticate(state, &parts, &raw).await?,
-                raw,
-            )
+            let caller = R::Authentication::authenticate(state, &parts, &raw).await?;
+            let who = R::Authentication::who(&caller, from);
+            state.limits.take(Class::Federation, true, who)?;
+            (caller, raw)
         } else {
             let caller = R::Authentication::authenticate(state, &parts, &[]).await?;
             R::Authentication::allow(&caller, policy)?;

@@ -5,8 +5,9 @@ use std::{net::IpAddr, time::Duration};
 
 pub use resuni_accounts::limits::Rate;
 use resuni_accounts::{OwnRate, limits::Limiter};
+use resuni_config::RateLimits;
 use resuni_store::SharedClock;
-use ruma::OwnedUserId;
+use ruma::{OwnedServerName, OwnedUserId};
 
 use crate::error::ApiError;
 
@@ -28,6 +29,8 @@ pub enum Class {
     Join,
     /// Inviting, and creating rooms (which may invite).
     Invite,
+    /// Whatever other servers ask for.
+    Federation,
 }
 
 /// Whose bucket.
@@ -40,6 +43,8 @@ pub enum Who {
     User(OwnedUserId),
     /// A user of this server who may send as fast as an operator has said.
     Own(OwnedUserId, OwnRate),
+    /// Another server.
+    Server(OwnedServerName),
     /// Somebody whom the limits don't concern.
     Exempt,
 }
@@ -71,6 +76,26 @@ pub struct Rates {
     pub join: Rate,
     /// [`Class::Invite`]
     pub invite: Rate,
+    /// [`Class::Federation`]
+    pub federation: Rate,
+}
+
+impl Rates {
+    /// What the settings say; none where they switch the limits off.
+    pub fn of(limits: &RateLimits) -> Option<Rates> {
+        let rate = |rate: resuni_config::Rate| {
+            Rate::per_second(f64::from(rate.per_minute) / 60.0, rate.burst)
+        };
+        limits.enabled.then(|| Rates {
+            other: rate(limits.other),
+            send: rate(limits.send),
+            register: rate(limits.register),
+            login: rate(limits.login),
+            join: rate(limits.join),
+            invite: rate(limits.invite),
+            federation: rate(limits.federation),
+        })
+    }
 }
 
 /// The buckets.
@@ -86,6 +111,7 @@ struct Buckets {
     login: Limiter<Who>,
     join: Limiter<Who>,
     invite: Limiter<Who>,
+    federation: Limiter<Who>,
 }
 
 impl Limits {
@@ -99,6 +125,7 @@ impl Limits {
             login: limiter(rates.login),
             join: limiter(rates.join),
             invite: limiter(rates.invite),
+            federation: limiter(rates.federation),
         });
         Limits { clock, buckets }
     }
@@ -117,6 +144,7 @@ impl Limits {
             Class::Login => &buckets.login,
             Class::Join => &buckets.join,
             Class::Invite => &buckets.invite,
+            Class::Federation => &buckets.federation,
         };
         let now = self.clock.now_ms();
         let taken = match who {
@@ -132,10 +160,13 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    };
 
     use http::StatusCode;
-    use resuni_store::SystemClock;
+    use resuni_store::{Clock, SystemClock};
 
     use super::*;
 
@@ -151,6 +182,7 @@ mod tests {
             login: rate,
             join: rate,
             invite: rate,
+            federation: rate,
         };
         Limits::new(enabled.then_some(rates), Arc::new(SystemClock))
     }
@@ -190,6 +222,72 @@ mod tests {
                     .take(Class::Other, false, address("192.0.2.1"))
                     .is_ok()
             );
+        }
+    }
+
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn now_ms(&self) -> u64 {
+            self.0.load(Relaxed)
+        }
+    }
+
+    /// What a person does in an hour in which they do nothing else, and what a script does in a second.
+    #[test]
+    fn a_busy_person_never_waits_and_a_script_does() {
+        let clock = Arc::new(Hand(AtomicU64::new(1_000_000_000)));
+        let rates = Rates::of(&resuni_config::RateLimits::default());
+        let limits = Limits::new(rates, clock.clone());
+        let user = || Who::User("@alice:example.org".try_into().unwrap());
+        let home = || address("2001:db8::1");
+        let fine = |class, who: Who| limits.take(class, true, who).unwrap();
+        // Three devices start at once, and load what they show.
+        for _ in 0..90 {
+            fine(Class::Other, user());
+        }
+        for _ in 0..3 {
+            fine(Class::Login, home());
+        }
+        fine(Class::Register, home());
+        for second in 0..3_600 {
+            clock.0.fetch_add(1_000, Relaxed);
+            // Typing, a receipt, a search for a name, at each device.
+            for _ in 0..3 {
+                fine(Class::Other, user());
+            }
+            // A message, a reaction, an edit.
+            for _ in 0..3 {
+                fine(Class::Send, user());
+            }
+            if second % 60 == 0 {
+                // An album of pictures; rooms of a space; friends.
+                for _ in 0..60 {
+                    fine(Class::Send, user());
+                }
+                for _ in 0..20 {
+                    fine(Class::Join, user());
+                    fine(Class::Invite, user());
+                }
+            }
+        }
+        // A server that has been away sends what it has.
+        let far = || Who::Server("other.example".try_into().unwrap());
+        for _ in 0..1_000 {
+            fine(Class::Federation, far());
+        }
+        for (class, who) in [
+            (Class::Other, user()),
+            (Class::Send, user()),
+            (Class::Join, user()),
+            (Class::Invite, user()),
+            (Class::Login, home()),
+            (Class::Register, home()),
+            (Class::Federation, far()),
+        ] {
+            let refused = (0..10_000).find_map(|_| limits.take(class, true, who.clone()).err());
+            let refused = refused.unwrap_or_else(|| panic!("{class:?} has no limit"));
+            assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
         }
     }
 }

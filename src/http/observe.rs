@@ -23,7 +23,8 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let id = LAST_ID.fetch_add(1, Ordering::Relaxed) + 1;
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let path = request.uri().path().to_owned();
+    let pattern = route.as_ref().map_or("", MatchedPath::as_str);
+    let path = loggable(pattern, request.uri().path()).to_owned();
     let span = tracing::info_span!("request", id, %method, path);
     let started = Instant::now();
     async move {
@@ -50,6 +51,14 @@ pub async fn observe(request: Request, next: Next) -> Response {
     }
     .instrument(span)
     .await
+}
+
+/// A path as it may be logged: registration tokens are secrets, and one of them may stand in it.
+pub fn loggable<'a>(route: &'a str, path: &'a str) -> &'a str {
+    match route.contains("{token}") {
+        true => route,
+        false => path,
+    }
 }
 
 /// A handler panicked: the client gets a Matrix error, the operator the message.

@@ -4,6 +4,7 @@
 //! with many deployments expect it: the body is signed with HMAC-SHA1 over
 //! `nonce \0 user \0 password \0 (admin|notadmin) [\0 user_type]`.
 
+mod destinations;
 mod devices;
 mod extract;
 mod media;
@@ -39,6 +40,7 @@ use crate::{
 pub fn routes() -> Routes {
     let register = get(nonce).post(register).layer(Extension(Policy::CLIENT));
     [
+        destinations::routes,
         devices::routes,
         media::routes,
         reports::routes,

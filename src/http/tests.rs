@@ -4,6 +4,7 @@ mod accounts;
 mod bridges;
 mod edges;
 mod federation;
+mod guarded;
 mod keys;
 mod mail;
 mod manners;
@@ -49,6 +50,7 @@ const BRIDGE: &str = r#"{
 }"#;
 
 /// A server without sockets.
+#[derive(Clone)]
 struct Server {
     router: Router,
     /// Its files; removed when the last copy goes.

@@ -9,7 +9,7 @@ use axum::routing::get;
 use resuni_accounts::{
     Accounts, AccountsConfig, AppServices, PasswordCost, Rendezvous, ServiceFile, Turn, TurnAccess,
 };
-use resuni_config::{Config, HashingCost, MailSecurity, RateLimits};
+use resuni_config::{Config, HashingCost, MailSecurity};
 use resuni_dag::SigningKey;
 use resuni_delivery::{
     DelayedEvents, MailConfig, MailTls, Mailer, Notices, NoticesConfig, Push, ServiceClient,
@@ -18,7 +18,7 @@ use resuni_delivery::{
 use resuni_federation::net::WebClient;
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_feed::Feed;
-use resuni_http::limits::{Limits, Rate, Rates};
+use resuni_http::limits::{Limits, Rates};
 use resuni_http::{AppState, Registration, Settings, Support};
 use resuni_media::{BucketConfig, Media, MediaConfig, MediaError, PreviewConfig, Previews};
 use resuni_rooms::{Rooms, RoomsConfig};
@@ -124,7 +124,7 @@ impl Parts {
             notices: open_notices(config, &rooms, &accounts).await?,
             search: search.clone(),
             sync: sync.clone(),
-            limits: Arc::new(Limits::new(rates(&config.rate_limits), clock())),
+            limits: Arc::new(Limits::new(Rates::of(&config.rate_limits), clock())),
         };
 
         let tasks = TaskTracker::new();
@@ -398,19 +398,6 @@ fn turn(config: &resuni_config::Turn) -> Option<Turn> {
         uris: config.uris.clone(),
         access,
         lifetime: Duration::from_secs(config.lifetime),
-    })
-}
-
-fn rates(limits: &RateLimits) -> Option<Rates> {
-    let rate =
-        |rate: resuni_config::Rate| Rate::per_second(f64::from(rate.per_minute) / 60.0, rate.burst);
-    limits.enabled.then(|| Rates {
-        other: rate(limits.other),
-        send: rate(limits.send),
-        register: rate(limits.register),
-        login: rate(limits.login),
-        join: rate(limits.join),
-        invite: rate(limits.invite),
     })
 }
 

@@ -225,6 +225,17 @@ impl Sender {
         }
     }
 
+    /// The servers that something waited for since the start.
+    pub fn destinations(&self) -> Vec<OwnedServerName> {
+        self.shared.queues.lock().keys().cloned().collect()
+    }
+
+    /// Where a server has everything up to; none where that is everything there is.
+    pub fn delivered_up_to(&self, server: &ServerName) -> Option<Position> {
+        let queue = self.shared.queues.lock().get(server).cloned();
+        queue?.delivered_up_to()
+    }
+
     /// Passes on an event of another server's user that came into the room by way of us. It is not
     /// repeated after a crash: a server that misses it finds it as the parent of the next event.
     ///

@@ -14,6 +14,7 @@ use crate::{
     auth::Authenticate,
     error::ApiError,
     extract::{Policy, read_body},
+    observe::loggable,
     peer::ClientAddr,
 };
 
@@ -41,11 +42,7 @@ impl FromRequestParts<AppState> for Operator {
         if parts.method != Method::GET {
             let route = parts.extensions.get::<MatchedPath>();
             let route = route.map_or("", MatchedPath::as_str);
-            // Registration tokens are secrets, and stand in the path.
-            let path = match route.contains("{token}") {
-                true => route,
-                false => parts.uri.path(),
-            };
+            let path = loggable(route, parts.uri.path());
             tracing::info!(
                 target: "resuni::audit",
                 operator = %session.user_id,

@@ -418,3 +418,44 @@ async fn small_questions_are_answered() {
     assert_eq!(delete.await.ok(), json!({}));
     assert_eq!(server.get(rate, &root).await.ok(), json!({}));
 }
+
+#[tokio::test]
+async fn other_servers_are_listed_and_tried_again() {
+    let (server, root, _) = world().await;
+    let all = "/_synapse/admin/v1/federation/destinations";
+    let empty = json!({ "destinations": [], "total": 0 });
+    assert_eq!(server.get(all, &root).await.ok(), empty);
+    let federation = server.state.federation.as_ref().unwrap();
+    let (dead, gone) = (
+        ruma::server_name!("dead.example"),
+        ruma::server_name!("gone.example"),
+    );
+    federation.network.backoff.failure(dead);
+    federation.network.backoff.failure(gone);
+    let got = server.get(all, &root).await.ok();
+    assert_eq!(got["total"], 2);
+    let first = &got["destinations"][0];
+    assert_eq!(first["destination"], "dead.example");
+    assert!(first["retry_interval"].as_u64().unwrap() > 0);
+    assert_eq!(first["retry_last_ts"], first["failure_ts"]);
+    assert_eq!(first["last_successful_stream_ordering"], Value::Null);
+    let got = server
+        .get(&format!("{all}?dir=b&limit=1"), &root)
+        .await
+        .ok();
+    assert_eq!(got["destinations"][0]["destination"], "gone.example");
+    assert_eq!(got["next_token"], "1");
+    let one = format!("{all}/dead.example");
+    assert_eq!(
+        server.get(&one, &root).await.ok()["destination"],
+        "dead.example"
+    );
+    let rooms = server.get(&format!("{one}/rooms"), &root).await.ok();
+    assert_eq!(rooms, json!({ "rooms": [], "total": 0 }));
+    let reset = format!("{one}/reset_connection");
+    server.post(&reset, &root, json!({})).await.ok();
+    assert_eq!(federation.network.backoff.wait_ms(dead), None);
+    server.get(&one, &root).await.fails(404, "M_NOT_FOUND");
+    let stranger = format!("{all}/stranger.example");
+    server.get(&stranger, &root).await.fails(404, "M_NOT_FOUND");
+}

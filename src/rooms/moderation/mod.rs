@@ -4,6 +4,7 @@ pub mod blocked;
 mod files;
 mod list;
 mod power;
+mod servers;
 mod shutdown;
 
 pub use list::{RoomDescription, RoomOrder, RoomsQuery};
