@@ -71,7 +71,7 @@ pub async fn run(
 ) -> anyhow::Result<(String, Vec<Row>)> {
     let (mut version, mut rows) = (String::new(), Vec::new());
     for members in sizes.members {
-        let mut visit = Visit::begin(world, kind, *members).await?;
+        let mut visit = Visit::begin(world, kind, ("guest", *members)).await?;
         version = visit.server_version().await?;
         visit.join().await?;
         visit.singles(sizes.single).await?;
@@ -81,7 +81,7 @@ pub async fn run(
         rows.append(&mut visit.rows);
         visit.server.stop().await?;
     }
-    let mut visit = Visit::begin(world, kind, sizes.forked).await?;
+    let mut visit = Visit::begin(world, kind, ("fork", sizes.forked)).await?;
     visit.enter().await?;
     for branches in sizes.branches {
         visit.fork(*branches).await?;
@@ -103,10 +103,15 @@ struct Visit {
 }
 
 impl Visit {
-    async fn begin(world: &World, kind: Kind, members: usize) -> anyhow::Result<Self> {
+    /// A new server of a name that begins with this, and a room of so many members.
+    async fn begin(
+        world: &World,
+        kind: Kind,
+        (name, members): (&str, usize),
+    ) -> anyhow::Result<Self> {
         eprintln!("   making up a room with {members} members");
         let resident = Resident::start(world, members).await?;
-        let server = world.server(kind, &format!("visitor{members}")).await?;
+        let server = world.server(kind, &format!("{name}{members}")).await?;
         let reader = server.client()?.register("reader").await?;
         // What a server does once after its start is no part of a join.
         tokio::time::sleep(SETTLING).await;
