@@ -4,7 +4,7 @@
 //! numbers. `generation` is what makes the walks short: it must be greater for an event than for
 //! each of its auth events (one more than the greatest of them will do).
 
-use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::hash::Hash;
 
 /// As many sets as have a bit in a mask; the first set takes part in every round.
@@ -14,11 +14,13 @@ const ROUND: usize = u128::BITS as usize - 1;
 /// not of every one (room version 2, "State resolution").
 ///
 /// `sets` holds for each state its events at the keys on which the states differ, `shared` the
-/// events that are in all of them; `shared` is asked for only if the answer can depend on it.
-/// Leaving events out of `shared` makes the answer too large.
+/// events that are in all of them; `shared` is asked for only if the answer can depend on it, and only
+/// until it doesn't any more: it is as large as the room. Leaving events out of `shared` makes the
+/// answer too large.
 ///
 /// An event of a state counts as part of that state's chain, as in Synapse. That makes no
-/// difference for conflicted events, which state resolution takes in anyway.
+/// difference for conflicted events, those of `sets`, which state resolution takes in anyway: some of
+/// them are in the answer although they are in every chain.
 pub fn auth_difference<N, P>(
     sets: &[Vec<N>],
     shared: impl IntoIterator<Item = N>,
@@ -38,8 +40,12 @@ where
     for round in rest.chunks(ROUND) {
         difference_of_round(first, round, &generation, &parents, &mut found);
     }
-    if !found.is_empty() {
-        remove_ancestry(&mut found, shared, &generation, &parents);
+    let conflicted: HashSet<N> = sets.iter().flatten().copied().collect();
+    let mut others: HashSet<N> = found.difference(&conflicted).copied().collect();
+    if !others.is_empty() {
+        found.retain(|node| conflicted.contains(node));
+        remove_ancestry(&mut others, shared, &generation, &parents);
+        found.extend(others);
     }
     found
 }
@@ -113,7 +119,7 @@ impl<N: Copy + Ord + Hash> Walk<N> {
 }
 
 /// Takes out of `found` the events of `shared` and everything in their auth chains, walking only
-/// where something in `found` can still be reached.
+/// where something in `found` can still be reached, and no further than until nothing is left.
 fn remove_ancestry<N, P>(
     found: &mut HashSet<N>,
     shared: impl IntoIterator<Item = N>,
@@ -123,24 +129,21 @@ fn remove_ancestry<N, P>(
     N: Copy + Ord + Hash,
     P: IntoIterator<Item = N>,
 {
-    let mut left: BTreeSet<(u32, N)> = found.iter().map(|&n| (generation(n), n)).collect();
-    let mut waiting: BinaryHeap<(u32, N)> =
-        shared.into_iter().map(|n| (generation(n), n)).collect();
+    let Some(lowest) = found.iter().map(|&n| generation(n)).min() else {
+        return;
+    };
     let mut seen = HashSet::new();
-    while let Some((g, node)) = waiting.pop() {
-        let Some(&(lowest, _)) = left.first() else {
-            break;
-        };
-        if g < lowest {
-            break;
+    for node in shared {
+        let mut waiting = vec![node];
+        while let Some(node) = waiting.pop() {
+            if found.is_empty() {
+                return;
+            }
+            if seen.insert(node) && generation(node) >= lowest {
+                found.remove(&node);
+                waiting.extend(parents(node));
+            }
         }
-        if !seen.insert(node) {
-            continue;
-        }
-        if left.remove(&(g, node)) {
-            found.remove(&node);
-        }
-        waiting.extend(parents(node).into_iter().map(|p| (generation(p), p)));
     }
 }
 
