@@ -163,11 +163,16 @@ impl Accounts {
         let applied = {
             let _lane = self.lanes.enter(account).await;
             let key = (medium.as_str().to_owned(), address.to_lowercase());
-            let row = self.snapshot().get(&CONTACTS, &key).await?;
+            let snapshot = self.snapshot();
+            let row = snapshot.get(&CONTACTS, &key).await?;
             if row.is_none_or(|row| row.account != account) {
                 return Ok(());
             }
             let mut batch = Batch::new();
+            if medium == Medium::Email {
+                self.remove_pushers_to(&snapshot, &mut batch, (account, &key.1))
+                    .await?;
+            }
             batch.guard_exists(&CONTACTS, &key);
             batch.delete(&CONTACTS, &key);
             batch.delete(&CONTACTS_OF, &(account, key.0, key.1));

@@ -5,9 +5,10 @@ use serde::Deserialize;
 
 use crate::{AccountNum, Accounts, error::AccountError};
 
-/// The types of account data that say so: the stable one, and that of the MSC.
-const CONFIGS: [&str; 2] = [
+/// The types of account data that say so: the stable one, and those of the proposals.
+const CONFIGS: [&str; 3] = [
     "m.invite_permission_config",
+    "org.matrix.msc4380.invite_permission_config",
     "org.matrix.msc4155.invite_permission_config",
 ];
 
@@ -124,7 +125,7 @@ mod tests {
         let accounts = accounts().await;
         let alice = alice(&accounts).await;
         accounts
-            .set_account_data(alice, None, CONFIGS[1], config.as_object().unwrap())
+            .set_account_data(alice, None, CONFIGS[2], config.as_object().unwrap())
             .await
             .unwrap();
         let inviter = UserId::parse(inviter).unwrap();

@@ -71,7 +71,7 @@ pub use login_tokens::OpenIdToken;
 pub use moderation::Restriction;
 pub use passwords::PasswordCost;
 pub use profiles::{MAX_KEY_BYTES, MAX_PROFILE_BYTES};
-pub use push_rules::{PushRuleChange, PushRules, default_push_rules, every_kind};
+pub use push_rules::{OptionalRules, PushRuleChange, PushRules, every_kind};
 pub use pushers::{PusherId, StoredPusher};
 pub use register::{NewAccount, Registered};
 pub use registration_tokens::{NewRegistrationToken, RegistrationToken};
@@ -110,6 +110,8 @@ pub struct AccountsConfig {
     pub refresh_token_lifetime: Option<Duration>,
     /// Wrong passwords per account: how many at once, and how long until one is forgiven.
     pub failed_logins: limits::Rate,
+    /// Predefined push rules that not every server has.
+    pub optional_rules: OptionalRules,
 }
 
 impl AccountsConfig {
@@ -125,6 +127,7 @@ impl AccountsConfig {
                 burst: 10,
                 interval: Duration::from_secs(20),
             },
+            optional_rules: OptionalRules::default(),
         }
     }
 }
@@ -199,6 +202,7 @@ impl Accounts {
         accounts.read_rates().await?;
         accounts.finish_backup_deletions().await?;
         accounts.ensure_appservice_senders().await?;
+        accounts.index_followers().await?;
         Ok(accounts)
     }
 
@@ -215,6 +219,19 @@ impl Accounts {
     /// The store below, for readers who need one snapshot across several crates.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// A new secret of 256 bits; the prefix says what leaked when one is found in a log.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn new_secret(&self, prefix: &str) -> Result<String, AccountError> {
+        secrets::token(prefix)
+    }
+
+    /// Predefined push rules that not every server has.
+    pub fn optional_rules(&self) -> OptionalRules {
+        self.config.optional_rules
     }
 
     /// Writes what is written lazily (when devices were last seen) and removes what has expired.

@@ -111,6 +111,12 @@ fn put(
             "A push rule can't come before or after itself.".into(),
         ));
     }
+    // MSC4306: "servers MUST ensure that clients MUST NOT be able to create custom rules" of this kind.
+    if kind == RuleKind::PostContent {
+        return Err(AccountError::InvalidParam(
+            "Rules of the kind postcontent are predefined: nobody can add one.".into(),
+        ));
+    }
     let was_enabled = rules.get(kind.clone(), &id).map(|rule| rule.enabled());
     if was_enabled.is_some() && (after.is_some() || before.is_some()) && !id.starts_with('.') {
         rules
@@ -141,13 +147,28 @@ pub struct PushRules {
     pub custom: bool,
 }
 
+/// Predefined rules of proposals that change what people are notified of: whether there are any is for the operator to say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OptionalRules {
+    /// A thread notifies only those who follow it (MSC4306).
+    pub threads: bool,
+    /// Devices are woken for every encrypted event of rooms that are not muted (MSC4028).
+    pub encrypted: bool,
+}
+
 /// The rules that everybody begins with: the predefined ones of the spec, and
 /// `.m.rule.contains_user_name`, which the spec had until v1.16 and which bridges and bots that
-/// send no `m.mentions` still need.
-pub fn default_push_rules(user: &UserId) -> Ruleset {
+/// send no `m.mentions` still need; and those of the proposals that the operator wants.
+fn default_push_rules(user: &UserId, optional: OptionalRules) -> Ruleset {
     let mut rules = Ruleset::server_default(user);
-    // Those of MSC4306 are for servers that know who follows which thread.
-    rules.postcontent.clear();
+    if !optional.threads {
+        rules.postcontent.clear();
+    }
+    if optional.encrypted {
+        // "Just after the `.m.rule.master` push rule."
+        let place = rules.override_.len().min(1);
+        rules.override_.shift_insert(place, encrypted_rule());
+    }
     let mention = PatternedPushRuleInit {
         actions: vec![
             Action::Notify,
@@ -162,6 +183,18 @@ pub fn default_push_rules(user: &UserId) -> Ruleset {
     rules.content.insert(mention.into());
     add_poll_rules(&mut rules);
     rules
+}
+
+/// The rule of MSC4028, under its unstable name.
+fn encrypted_rule() -> ConditionalPushRule {
+    let kind = EventMatchConditionData::new("type".into(), "m.room.encrypted".into());
+    ConditionalPushRule::from(ConditionalPushRuleInit {
+        actions: vec![Action::Notify],
+        default: true,
+        enabled: true,
+        rule_id: ".org.matrix.msc4028.encrypted_event".to_owned(),
+        conditions: vec![PushCondition::EventMatch(kind)],
+    })
 }
 
 /// The rules for polls (MSC3930, under its unstable names). Written here: ruma's compare the type as a property, which
@@ -205,7 +238,7 @@ fn add_poll_rules(rules: &mut Ruleset) {
 }
 
 /// Stored rules, with the defaults as they are in this version of the server.
-fn current(stored: Option<&str>, defaults: Ruleset) -> Result<Ruleset, AccountError> {
+fn current(stored: Option<&str>, mut defaults: Ruleset) -> Result<Ruleset, AccountError> {
     let Some(stored) = stored else {
         return Ok(defaults);
     };
@@ -213,7 +246,17 @@ fn current(stored: Option<&str>, defaults: Ruleset) -> Result<Ruleset, AccountEr
         AccountError::Internal(format!("Stored push rules can't be read: {error}"))
     })?;
     let mut rules = stored.global;
+    // This kind ruma leaves alone. All its rules are predefined; people switch them off, or change what they do.
+    let changed = std::mem::take(&mut rules.postcontent);
+    let threads = std::mem::take(&mut defaults.postcontent);
     rules.update_with_server_default(defaults);
+    for mut rule in threads {
+        if let Some(changed) = changed.get(rule.rule_id.as_str()) {
+            rule.enabled = changed.enabled;
+            rule.actions.clone_from(&changed.actions);
+        }
+        rules.postcontent.insert(rule);
+    }
     Ok(rules)
 }
 
@@ -266,7 +309,12 @@ impl Accounts {
 
     async fn default_rules(&self, account: AccountNum) -> Result<Ruleset, AccountError> {
         let row = self.account(account).await?.ok_or(NO_ACCOUNT)?;
-        Ok(default_push_rules(&self.user_id(&row.localpart)?))
+        Ok(self.predefined_push_rules(&self.user_id(&row.localpart)?))
+    }
+
+    /// The rules of a user who never touched them.
+    pub fn predefined_push_rules(&self, user: &UserId) -> Ruleset {
+        default_push_rules(user, self.config.optional_rules)
     }
 
     /// The content of `m.push_rules` as clients see it, from what is stored in their snapshot.
@@ -317,7 +365,7 @@ impl Accounts {
 
 #[cfg(test)]
 mod tests {
-    use ruma::push::{NewPatternedPushRule, NewSimplePushRule};
+    use ruma::push::{NewConditionalPushRule, NewPatternedPushRule, NewSimplePushRule};
 
     use super::*;
     use crate::testing::{accounts, alice};
@@ -343,9 +391,29 @@ mod tests {
         own.map(|rule| rule.rule_id.as_str()).collect()
     }
 
+    /// MSC4028: after the master rule, before all other predefined ones; what people said comes before it.
+    #[tokio::test]
+    async fn encrypted_events_are_pushed_unless_somebody_said_otherwise() {
+        let mut config = crate::testing::config();
+        config.optional_rules.encrypted = true;
+        let accounts = crate::testing::accounts_with(config).await;
+        let alice = alice(&accounts).await;
+        let quiet = NewConditionalPushRule::new("quiet".into(), Vec::new(), Vec::new());
+        accounts
+            .change_push_rules(alice, plain(NewPushRule::Override(quiet)))
+            .await
+            .unwrap();
+        let rules = accounts.push_rules(alice).await.unwrap();
+        let ids = rules.global.override_.iter();
+        let first: Vec<&str> = ids.take(3).map(|rule| rule.rule_id.as_str()).collect();
+        let encrypted = ".org.matrix.msc4028.encrypted_event";
+        assert_eq!(first, [".m.rule.master", "quiet", encrypted]);
+    }
+
     #[test]
     fn rules_for_polls_stand_where_the_proposal_puts_them() {
-        let rules = default_push_rules(ruma::user_id!("@alice:example.org"));
+        let alice = ruma::user_id!("@alice:example.org");
+        let rules = default_push_rules(alice, OptionalRules::default());
         let ids = |rules: Vec<&ConditionalPushRule>| -> Vec<String> {
             rules.iter().map(|rule| rule.rule_id.clone()).collect()
         };

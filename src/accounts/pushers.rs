@@ -1,14 +1,15 @@
 //! Pushers: where an account's notifications are sent on to (Client-Server API, "Push Notifications").
 //!
-//! A pusher belongs to the device that set it and ends with it, in the same batch.
+//! A pusher belongs to the device that set it and ends with it, in the same batch. One that sends mail belongs to the
+//! address, which has to be one of the account's: it is for those who are signed in nowhere, too.
 
 use resuni_store::{Batch, Direction, ScanRange, Snapshot, StoreError};
 use ruma::api::client::push::{Pusher, PusherKind};
 
 use crate::{
-    Accounts,
+    Accounts, Medium,
     error::AccountError,
-    tables::{AccountNum, DEVICE_PUSHERS, PUSHERS, PUSHERS_CHANGED, PUSHKEYS, PusherRow},
+    tables::{AccountNum, CONTACTS, DEVICE_PUSHERS, PUSHERS, PUSHERS_CHANGED, PUSHKEYS, PusherRow},
 };
 
 /// The longest push key in bytes, and the longest app id in characters (spec, `POST /pushers/set`).
@@ -20,6 +21,8 @@ const PUSHER_BYTES: usize = 16 * 1024;
 const PUSHERS_MAX: usize = 100;
 /// Where gateways listen (spec, `data.url`).
 const GATEWAY_PATH: &str = "/_matrix/push/v1/notify";
+/// The app id of pushers that send mail (spec, `app_id`).
+const EMAIL_APP_ID: &str = "m.email";
 
 /// What names a pusher within an account.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,15 +71,21 @@ fn check(pusher: &Pusher) -> Result<String, AccountError> {
     if pusher.ids.app_id.is_empty() || pusher.ids.app_id.chars().count() > APP_ID_CHARS {
         return invalid("An app_id has 1 to 64 characters.");
     }
-    let PusherKind::Http(data) = &pusher.kind else {
-        return invalid("This server has pushers of the kind \"http\" only.");
-    };
-    let url = url::Url::parse(&data.url);
-    let good = url.is_ok_and(|url| url.scheme() == "https" && url.path() == GATEWAY_PATH);
-    if !good {
-        return invalid(
-            "The url of a pusher is an https address whose path is /_matrix/push/v1/notify.",
-        );
+    match &pusher.kind {
+        PusherKind::Http(data) => {
+            let url = url::Url::parse(&data.url);
+            let good = url.is_ok_and(|url| url.scheme() == "https" && url.path() == GATEWAY_PATH);
+            if !good {
+                return invalid(
+                    "The url of a pusher is an https address whose path is /_matrix/push/v1/notify.",
+                );
+            }
+        }
+        PusherKind::Email(_) if pusher.ids.app_id != EMAIL_APP_ID => {
+            return invalid("The app_id of a pusher of the kind \"email\" is \"m.email\".");
+        }
+        PusherKind::Email(_) => {}
+        _ => return invalid("There are pushers of the kinds \"http\" and \"email\" only."),
     }
     let json = serde_json::to_string(pusher)
         .map_err(|error| AccountError::Internal(format!("A pusher can't be written: {error}")))?;
@@ -91,7 +100,7 @@ fn check(pusher: &Pusher) -> Result<String, AccountError> {
 
 impl Accounts {
     /// Sets a pusher of `account`, replacing the one with the same app and key. Unless `append`,
-    /// those of other accounts with the same app and key go.
+    /// those of other accounts with the same app and key go. Mail is sent to addresses of the account only.
     pub async fn set_pusher(
         &self,
         account: AccountNum,
@@ -117,6 +126,14 @@ impl Accounts {
                 return Err(AccountError::Deactivated);
             }
             let snapshot = self.snapshot();
+            let is_mail = matches!(pusher.kind, PusherKind::Email(_));
+            if is_mail {
+                let address = (Medium::Email.as_str().to_owned(), pushkey.to_lowercase());
+                let row = snapshot.get(&CONTACTS, &address).await?;
+                if row.is_none_or(|row| row.account != account) {
+                    return Err(AccountError::ThreepidNotFound);
+                }
+            }
             let mut batch = Batch::new();
             match snapshot.get(&PUSHERS, &id.key()).await? {
                 Some(old) => unlink(&mut batch, &id, &old),
@@ -128,7 +145,7 @@ impl Accounts {
                 None => {}
             }
             let row = PusherRow {
-                device: device.map(str::to_owned),
+                device: device.filter(|_| !is_mail).map(str::to_owned),
                 set_ms: self.now_ms(),
                 json,
             };
@@ -223,6 +240,32 @@ impl Accounts {
             pushkey,
         };
         Ok(rows.into_iter().map(id).collect())
+    }
+
+    /// Adds the end of the pushers that send mail to an address to the batch that takes it away from the account.
+    pub(crate) async fn remove_pushers_to(
+        &self,
+        snapshot: &Snapshot,
+        batch: &mut Batch,
+        (account, address): (AccountNum, &str),
+    ) -> Result<(), AccountError> {
+        let range = ScanRange::prefix(&(account, EMAIL_APP_ID.to_owned()));
+        let rows = snapshot
+            .scan(&PUSHERS, range, Direction::Forward, PUSHERS_MAX)
+            .await?;
+        for ((account, app_id, pushkey), row) in rows {
+            if pushkey.to_lowercase() == address {
+                let id = PusherId {
+                    account,
+                    app_id,
+                    pushkey,
+                };
+                unlink(batch, &id, &row);
+                batch.delete(&PUSHERS, &id.key());
+                self.announce(batch, PUSHERS_CHANGED, account, &())?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds the end of a device's pushers to the batch that ends the device.

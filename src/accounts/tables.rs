@@ -85,6 +85,11 @@ pub(crate) static THREADS: Table<(AccountNum, String, String), ThreadRow> =
 /// The same in the order in which they changed: one row for each row above.
 pub(crate) static THREAD_CHANGES: Table<(AccountNum, Position), ThreadName> =
     Table::new(0x0333, "changes of threads");
+/// Who follows a thread, by room and root.
+pub(crate) static FOLLOWERS: Table<(String, String, AccountNum), ()> =
+    Table::new(0x0338, "followers of threads");
+/// Whether the rows of before that index are in it.
+pub(crate) static FOLLOWERS_KNOWN: Table<(), u64> = Table::new(0x0339, "followers known");
 /// Addresses elsewhere by medium and address: whose they are.
 pub(crate) static CONTACTS: Table<(String, String), Contact> = Table::new(0x0314, "contacts");
 /// The same by account.
@@ -102,6 +107,8 @@ pub(crate) static RATES: Table<AccountNum, RateRow> = Table::new(0x0338, "rates 
 pub static TABLES: &[TableInfo] = &[
     THREADS.info(),
     THREAD_CHANGES.info(),
+    FOLLOWERS.info(),
+    FOLLOWERS_KNOWN.info(),
     ACCOUNTS.info(),
     DEACTIVATING.info(),
     DEVICE.info(),

@@ -48,6 +48,13 @@ pub(crate) async fn with_clock() -> (Arc<Accounts>, Arc<TestClock>) {
     open(Store::memory().await, AppServices::default()).await
 }
 
+pub(crate) async fn accounts_with(config: AccountsConfig) -> Arc<Accounts> {
+    let clock = Arc::new(TestClock(AtomicU64::new(1_700_000_000_000)));
+    let store = Store::memory().await;
+    let accounts = Accounts::open(config, AppServices::default(), store, clock).await;
+    accounts.unwrap()
+}
+
 pub(crate) async fn accounts() -> Arc<Accounts> {
     with_clock().await.0
 }

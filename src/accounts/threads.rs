@@ -2,18 +2,21 @@
 //!
 //! Whether a thread exists and who may see it is not asked here.
 
-use resuni_store::{Batch, Direction, Position, ScanRange, Snapshot};
+use resuni_store::{Batch, Direction, Position, ScanRange, Snapshot, StoreError};
 
 use crate::{
     Accounts,
     error::AccountError,
     tables::{
-        AccountNum, Following, THREAD_CHANGES, THREADS, THREADS_CHANGED, ThreadName, ThreadRow,
+        AccountNum, FOLLOWERS, FOLLOWERS_KNOWN, Following, THREAD_CHANGES, THREADS,
+        THREADS_CHANGED, ThreadName, ThreadRow,
     },
 };
 
 /// The longest room id and event id, in bytes.
 const ID_BYTES: usize = 255;
+/// Rows written in one batch.
+const PAGE: usize = 500;
 
 /// A thread that somebody follows, or followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +158,46 @@ impl Accounts {
         })
     }
 
+    /// Who follows a thread.
+    pub async fn followers(&self, thread: &ThreadName) -> Result<Vec<AccountNum>, StoreError> {
+        let range = ScanRange::prefix(&(thread.room.clone(), thread.root.clone()));
+        let rows = self
+            .snapshot()
+            .scan(&FOLLOWERS, range, Direction::Forward, usize::MAX)
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|((_, _, account), ())| account)
+            .collect())
+    }
+
+    /// Databases of before there was an index of followers get one.
+    pub(crate) async fn index_followers(&self) -> Result<(), AccountError> {
+        if self.snapshot().get(&FOLLOWERS_KNOWN, &()).await?.is_some() {
+            return Ok(());
+        }
+        let mut range = ScanRange::all();
+        loop {
+            let snapshot = self.snapshot();
+            let rows = snapshot
+                .scan(&THREADS, range, Direction::Forward, PAGE)
+                .await?;
+            let mut batch = Batch::new();
+            for ((account, room, root), row) in &rows {
+                if row.following != Following::No {
+                    batch.put(&FOLLOWERS, &(room.clone(), root.clone(), *account), &());
+                }
+            }
+            let Some((last, _)) = rows.into_iter().next_back() else {
+                batch.put(&FOLLOWERS_KNOWN, &(), &1);
+                self.store.commit(batch).await?.durable().await?;
+                return Ok(());
+            };
+            range = ScanRange::after(&last);
+            drop(self.store.commit(batch).await?);
+        }
+    }
+
     async fn thread_row(
         &self,
         account: AccountNum,
@@ -178,6 +221,11 @@ impl Accounts {
             batch.delete(&THREAD_CHANGES, &(account, old.position));
         }
         batch.put(&THREAD_CHANGES, &(account, position), thread);
+        let follower = (thread.room.clone(), thread.root.clone(), account);
+        match following {
+            Following::No => batch.delete(&FOLLOWERS, &follower),
+            Following::ByUser | Following::ByClient => batch.put(&FOLLOWERS, &follower, &()),
+        };
         let key = (account, thread.room.clone(), thread.root.clone());
         let row = ThreadRow {
             following,
@@ -220,6 +268,30 @@ mod tests {
         assert_eq!(follows().await, Following::No);
         assert_eq!(follow(Some(Position(ended.0 + 1))).await, Ok(()));
         assert_eq!(follows().await, Following::ByClient);
+    }
+
+    /// Also in a database that was made before there was an index of them.
+    #[tokio::test]
+    async fn the_followers_of_a_thread_are_known() {
+        let accounts = accounts().await;
+        let (alice, bob) = (alice(&accounts).await, crate::testing::bob(&accounts).await);
+        let (thread, other) = (thread("$a"), thread("$b"));
+        for (account, thread) in [(alice, &thread), (bob, &thread), (alice, &other)] {
+            let followed = accounts.follow_thread(account, thread, None).await;
+            assert_eq!(followed.unwrap(), Ok(()));
+        }
+        accounts.unfollow_thread(bob, &thread).await.unwrap();
+        assert_eq!(accounts.followers(&thread).await.unwrap(), [alice]);
+        let mut batch = Batch::new();
+        batch.delete(&FOLLOWERS_KNOWN, &());
+        for root in ["$a", "$b"] {
+            batch.delete(&FOLLOWERS, &("!r:h".to_owned(), root.to_owned(), alice));
+        }
+        drop(accounts.store.commit(batch).await.unwrap());
+        assert!(accounts.followers(&thread).await.unwrap().is_empty());
+        accounts.index_followers().await.unwrap();
+        assert_eq!(accounts.followers(&thread).await.unwrap(), [alice]);
+        assert_eq!(accounts.followers(&other).await.unwrap(), [alice]);
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ mod environment;
 mod error;
 mod load;
 mod mail;
+mod push;
 mod settings;
 mod values;
 
@@ -26,6 +27,7 @@ pub use describe::{example, keys};
 pub use error::{ConfigError, Problem};
 pub use load::{Loaded, Origin, load};
 pub use mail::Email;
+pub use push::Push;
 pub use settings::{
     Appservices, Config, Consortium, Federation, Listener, Log, Media, Member, Metrics, Outbound,
     PasswordHashing, RateLimits, Registration, Rooms, S3, Support,

@@ -27,6 +27,9 @@ settings! {
         /// Who the mail is from.
         value from: Option<String> = None, like "\"Example <matrix@example.org>\"";
 
+        /// How long a message stays unread before it is mailed to people who asked their client for that, in minutes.
+        value notify_after_minutes: u64 = 10;
+
         /// Certificates (PEM) of authorities to trust besides the system's.
         value extra_ca_files: Vec<PathBuf> = Vec::new(), like "[]";
     }

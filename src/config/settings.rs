@@ -11,6 +11,7 @@ use ruma::{OwnedServerName, OwnedUserId, RoomVersionId, ServerName, server_name}
 use crate::calls::{Calls, Rendezvous, Turn};
 use crate::describe::settings;
 use crate::mail::Email;
+use crate::push::Push;
 use crate::values::{FederationMode, HashingCost, LogFormat, Rate, Secret};
 
 settings! {
@@ -70,6 +71,9 @@ settings! {
 
         /// Who is there.
         table presence: Presence = Presence::default();
+
+        /// What people are notified of.
+        table push: Push = Push::default();
 
         /// Mail: with it people can add e-mail addresses to their accounts, and get a new password when they have
         /// forgotten theirs.

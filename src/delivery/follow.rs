@@ -9,6 +9,7 @@ use std::{
 
 use resuni_accounts::{
     ACCOUNT_DATA, AccountDataChanged, AccountNum, InviteVerdict, PUSHERS_CHANGED, PusherId,
+    ThreadName,
 };
 use resuni_dag::Pdu;
 use resuni_rooms::{
@@ -251,8 +252,12 @@ impl Push {
         };
         let sends = !pdu.is_state() && pdu.kind() != "m.room.redaction";
         let mut persons = HashMap::new();
-        for user in self.concerned(view, audience, &case, pdu).await? {
-            let verdict = self.for_person(view, &case, user).await?;
+        let followers = self.followers(view, audience, pdu).await?;
+        let mut concerned = self.concerned(view, audience, &case, pdu).await?;
+        concerned.extend(&followers);
+        for user in concerned {
+            let follows = followers.contains(&user);
+            let verdict = self.for_person(view, &case, user, follows).await?;
             moved.push((Subject::User(user), verdict.beyond(of_group(user))));
             persons.insert(user, verdict);
         }
@@ -303,11 +308,39 @@ impl Push {
         Ok(users)
     }
 
+    /// Who of the audience follows the thread that an event is in, where that matters (MSC4306).
+    async fn followers(
+        &self,
+        view: &RoomView,
+        audience: &Audience,
+        pdu: &Pdu,
+    ) -> Result<BTreeSet<UserNum>, DeliveryError> {
+        let mut found = BTreeSet::new();
+        let wanted = self.accounts.optional_rules().threads;
+        let Some((true, root)) = relation(pdu).filter(|_| wanted) else {
+            return Ok(found);
+        };
+        let thread = ThreadName {
+            room: view.room_id().to_string(),
+            root: root.to_string(),
+        };
+        for account in self.accounts.followers(&thread).await? {
+            if let Some(user) = self.accounts.user_of(account).await?
+                && let Some(num) = view.user_num(&user).await?
+                && audience.contains(num)
+            {
+                found.insert(num);
+            }
+        }
+        Ok(found)
+    }
+
     async fn for_person(
         &self,
         view: &RoomView,
         case: &Case,
         user: UserNum,
+        follows: bool,
     ) -> Result<Verdict, DeliveryError> {
         let user = view.user_id(user).await?;
         let Some(account) = self.accounts.find_user(&user).await? else {
@@ -315,7 +348,7 @@ impl Push {
         };
         let rules = self.accounts.push_rules(account).await?;
         let name = display_name(view, &user).await?.unwrap_or_default();
-        Ok(case.for_person(&user, name, &rules.global).await)
+        Ok(case.for_person(&user, name, follows, &rules.global).await)
     }
 
     /// Writes what an event moved.
@@ -400,7 +433,9 @@ impl Push {
         }
         let rules = self.accounts.push_rules(account).await?;
         let case = Case::outside(invite.room_id(), &invite, self.nobody.clone());
-        let verdict = case.for_person(&user, String::new(), &rules.global).await;
+        let verdict = case
+            .for_person(&user, String::new(), false, &rules.global)
+            .await;
         if verdict.notify {
             let subject = (room, event, position);
             self.push(work, account, subject, &verdict, true).await?;

@@ -24,7 +24,7 @@ use serde_json::{Map, Value, json};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
-    Push,
+    Push, Ways,
     counts::{ReadUpTo, root_of},
     error::DeliveryError,
     follow::{display_name, ended},
@@ -37,8 +37,8 @@ const AT_ONCE: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_BYTES: usize = 64 * 1024;
 /// The pauses after failures: doubled from the first to the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3_600);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(3_600);
 /// What is older than this is not sent any more: it is no news.
 const TOO_OLD_MS: u64 = 24 * 3_600_000;
 /// Rows removed in one batch.
@@ -61,9 +61,9 @@ impl Badges {
 impl Push {
     /// Sends what there is to send until the store is closed.
     pub(crate) async fn send(self: &Arc<Self>) -> Result<(), DeliveryError> {
-        let Some(gateways) = self.gateways.clone() else {
+        if self.ways.gateways.is_none() && self.ways.mail.is_none() {
             return ended(self.store.ended().await);
-        };
+        }
         let slots = Arc::new(Semaphore::new(AT_ONCE));
         let mut active: HashSet<PusherId> = HashSet::new();
         let mut tasks = JoinSet::new();
@@ -71,10 +71,9 @@ impl Push {
         loop {
             for id in wanted.drain() {
                 if active.insert(id.clone()) {
-                    let (push, gateways, slots) =
-                        (Arc::clone(self), gateways.clone(), slots.clone());
+                    let (push, slots) = (Arc::clone(self), slots.clone());
                     tasks.spawn(async move {
-                        let outcome = push.serve(&gateways, &slots, &id).await;
+                        let outcome = push.serve(&slots, &id).await;
                         (id, outcome)
                     });
                 }
@@ -116,7 +115,7 @@ impl Push {
         }
     }
 
-    async fn first_push(
+    pub(crate) async fn first_push(
         &self,
         id: &PusherId,
     ) -> Result<Option<(Position, PushRow)>, DeliveryError> {
@@ -140,7 +139,30 @@ impl Push {
     }
 
     /// Sends all that waits for one pusher.
-    async fn serve(
+    async fn serve(&self, slots: &Semaphore, id: &PusherId) -> Result<(), DeliveryError> {
+        let Some(pusher) = self.accounts.pusher(id).await? else {
+            return self.forget(id).await;
+        };
+        match (&pusher.pusher.kind, &self.ways) {
+            (
+                PusherKind::Email(_),
+                Ways {
+                    mail: Some(mail), ..
+                },
+            ) => self.serve_mail(mail, id).await,
+            (
+                PusherKind::Http(_),
+                Ways {
+                    gateways: Some(gateways),
+                    ..
+                },
+            ) => self.serve_gateway(gateways, slots, id).await,
+            // There is no such way any more.
+            _ => self.forget(id).await,
+        }
+    }
+
+    async fn serve_gateway(
         &self,
         gateways: &WebClient,
         slots: &Semaphore,
@@ -182,7 +204,7 @@ impl Push {
     }
 
     /// Removes what waits for a pusher that is gone.
-    async fn forget(&self, id: &PusherId) -> Result<(), DeliveryError> {
+    pub(crate) async fn forget(&self, id: &PusherId) -> Result<(), DeliveryError> {
         loop {
             let prefix = (id.account, id.app_id.clone(), id.pushkey.clone());
             let snapshot = self.store.snapshot();
@@ -190,10 +212,13 @@ impl Push {
             let rows = snapshot
                 .scan(&PUSHES, range, Direction::Forward, PAGE)
                 .await?;
+            let mut batch = Batch::new();
             if rows.is_empty() {
+                self.forget_digests(&mut batch, id).await?;
+            }
+            if batch.is_empty() && rows.is_empty() {
                 return Ok(());
             }
-            let mut batch = Batch::new();
             for (key, _) in &rows {
                 batch.delete(&PUSHES, key);
             }
@@ -209,33 +234,12 @@ impl Push {
         position: Position,
         row: &PushRow,
     ) -> Result<Option<Value>, DeliveryError> {
-        if self.rooms.now_ms().saturating_sub(row.at_ms) > TOO_OLD_MS {
-            return Ok(None);
-        }
         let Some(user) = self.accounts.user_of(id.account).await? else {
             return Ok(None);
         };
-        let (pdu, room, view) = if row.invite {
-            match self.rooms.invite_event(&user, row.room).await? {
-                Some(invite) => {
-                    let room = invite.room_id().to_owned();
-                    (invite, room, None)
-                }
-                None => return Ok(None),
-            }
-        } else {
-            let Some(view) = self.rooms.view_num(row.room).await? else {
-                return Ok(None);
-            };
-            if self.has_read(&view, &user, position).await? {
-                return Ok(None);
-            }
-            match view.shown(&[row.event]).await?.into_iter().next() {
-                Some(shown) if shown.redacted_because.is_none() => {
-                    (shown.pdu, view.room_id().to_owned(), Some(view))
-                }
-                _ => return Ok(None),
-            }
+        let Some(News { pdu, room, view }) = self.news(&user, position, row, TOO_OLD_MS).await?
+        else {
+            return Ok(None);
         };
         let unread = self.badge(id.account, &user, Some(row.room)).await?;
         if let Some(badges) = self.badges.lock().get_mut(&id.account) {
@@ -248,6 +252,40 @@ impl Push {
             view: view.as_ref(),
         };
         Ok(Some(details.write(pusher, row, unread).await?))
+    }
+
+    /// What somebody is to be told of; none if it is older than `too_old_ms`, has been read, or is no more.
+    pub(crate) async fn news(
+        &self,
+        user: &UserId,
+        position: Position,
+        row: &PushRow,
+        too_old_ms: u64,
+    ) -> Result<Option<News>, DeliveryError> {
+        if self.rooms.now_ms().saturating_sub(row.at_ms) > too_old_ms {
+            return Ok(None);
+        }
+        if row.invite {
+            let invite = self.rooms.invite_event(user, row.room).await?;
+            return Ok(invite.map(|pdu| News {
+                room: pdu.room_id().to_owned(),
+                pdu,
+                view: None,
+            }));
+        }
+        let Some(view) = self.rooms.view_num(row.room).await? else {
+            return Ok(None);
+        };
+        if self.has_read(&view, user, position).await? {
+            return Ok(None);
+        }
+        let shown = view.shown(&[row.event]).await?.into_iter().next();
+        let shown = shown.filter(|shown| shown.redacted_because.is_none());
+        Ok(shown.map(|shown| News {
+            pdu: shown.pdu,
+            room: view.room_id().to_owned(),
+            view: Some(view),
+        }))
     }
 
     async fn has_read(
@@ -297,7 +335,7 @@ impl Push {
 
     /// Somebody read something: their badges may be smaller.
     pub(crate) async fn read(&self, room: RoomNum, user: UserNum) -> Result<(), DeliveryError> {
-        let Some(gateways) = self.gateways.clone() else {
+        let Some(gateways) = self.ways.gateways.clone() else {
             return Ok(());
         };
         let user = self.rooms.user_id(user).await?;
@@ -319,6 +357,9 @@ impl Push {
             badges.told = Some(unread);
         }
         for pusher in self.accounts.pushers(account).await? {
+            if !matches!(pusher.pusher.kind, PusherKind::Http(_)) {
+                continue;
+            }
             let gateways = gateways.clone();
             let notification = json!({ "notification": {
                 "counts": counts(unread),
@@ -329,6 +370,14 @@ impl Push {
         }
         Ok(())
     }
+}
+
+/// An event that somebody is to be told of.
+pub(crate) struct News {
+    pub pdu: Pdu,
+    pub room: OwnedRoomId,
+    /// None for an invite.
+    pub view: Option<RoomView>,
 }
 
 /// What a notification says.
@@ -373,19 +422,16 @@ impl Details<'_> {
                 set("user_is_target", json!(target));
             }
             if let Some(view) = self.view {
-                let text = async |kind: &str, key: &str| -> Result<Option<String>, DeliveryError> {
-                    let event = view.state(kind, "").await?;
-                    Ok(event.and_then(|event| {
-                        resuni_rooms::fields::string_member(event.content().get(), key)
-                    }))
-                };
                 let names = [
                     (
                         "sender_display_name",
                         display_name(view, self.pdu.sender()).await?,
                     ),
-                    ("room_name", text("m.room.name", "name").await?),
-                    ("room_alias", text("m.room.canonical_alias", "alias").await?),
+                    ("room_name", stated(view, "m.room.name", "name").await?),
+                    (
+                        "room_alias",
+                        stated(view, "m.room.canonical_alias", "alias").await?,
+                    ),
                 ];
                 for (key, value) in names {
                     if let Some(value) = value {
@@ -396,6 +442,16 @@ impl Details<'_> {
         }
         Ok(json!({ "notification": notification }))
     }
+}
+
+/// A string that the state of a room says.
+pub(crate) async fn stated(
+    view: &RoomView,
+    kind: &str,
+    key: &str,
+) -> Result<Option<String>, DeliveryError> {
+    let event = view.state(kind, "").await?;
+    Ok(event.and_then(|event| resuni_rooms::fields::string_member(event.content().get(), key)))
 }
 
 /// Counts that are zero are left out (Push Gateway API, `counts`).

@@ -8,9 +8,11 @@
 mod audience;
 mod counts;
 mod delayed;
+mod digest;
 mod error;
 mod follow;
 mod gateway;
+mod letter;
 mod mail;
 mod notices;
 mod notifications;
@@ -38,6 +40,7 @@ use tokio::sync::{Mutex, Notify, watch};
 
 pub use counts::{RoomUnread, Unread};
 pub use delayed::{Delayed, DelayedAction, DelayedError, DelayedEvents, MAX_DELAY_MS, MAX_DELAYED};
+pub use digest::Digests;
 pub use error::DeliveryError;
 pub use mail::{MailConfig, MailTls, Mailer};
 pub use notices::{Notice, NoticeError, Notices, NoticesConfig};
@@ -58,6 +61,16 @@ use crate::{
 /// the event is told with the counts as they were rather than not at all.
 const COUNTED_WITHIN: Duration = Duration::from_secs(2);
 
+/// On which ways notifications leave the server.
+#[derive(Clone, Default)]
+pub struct Ways {
+    /// What push gateways are reached through, guarded as all outgoing requests to addresses that others name; without
+    /// it they are not.
+    pub gateways: Option<Arc<WebClient>>,
+    /// What mails them; without it none are.
+    pub mail: Option<Digests>,
+}
+
 /// What people are told of. Share it in an `Arc`, and let [`Push::run`] run.
 pub struct Push {
     rooms: Arc<Rooms>,
@@ -69,7 +82,7 @@ pub struct Push {
     follower: Mutex<(Follower, Audiences)>,
     /// Up to here the counts are right.
     counted: watch::Sender<Position>,
-    gateways: Option<Arc<WebClient>>,
+    ways: Ways,
     /// There may be something to send.
     to_send: Notify,
     /// Pushers that have something before them since the last time anybody looked.
@@ -78,15 +91,14 @@ pub struct Push {
 }
 
 impl Push {
-    /// Over these rooms and accounts; `gateways` is what push gateways are reached through, guarded
-    /// as all outgoing requests to addresses that others name. Without it nothing is sent.
+    /// Over these rooms and accounts.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn open(
         rooms: Arc<Rooms>,
         accounts: Arc<Accounts>,
-        gateways: Option<Arc<WebClient>>,
+        ways: Ways,
     ) -> Result<Arc<Self>, DeliveryError> {
         let store = rooms.store().clone();
         let follower = store.follower("push").await?;
@@ -97,14 +109,14 @@ impl Push {
         })?;
         let audiences = Audiences::new(rooms.clone(), accounts.clone());
         Ok(Arc::new(Self {
-            defaults: Defaults::new(&nobody),
+            defaults: Defaults::new(&accounts, &nobody),
             nobody,
             counted: watch::Sender::new(follower.cursor()),
             follower: Mutex::new((follower, audiences)),
             rooms,
             accounts,
             store,
-            gateways,
+            ways,
             to_send: Notify::new(),
             pending: Lock::default(),
             badges: Lock::default(),

@@ -1,11 +1,13 @@
-//! Mail that people get from this server, through the SMTP server of its operator. It is plain text: nothing in it can be
-//! anything else.
+//! Mail that people get from this server, through the SMTP server of its operator.
 
 use std::{path::PathBuf, time::Duration};
 
 use lettre::{
     Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
-    message::{Mailbox, header::ContentType},
+    message::{
+        Mailbox, MessageBuilder, MultiPart, SinglePart,
+        header::{ContentType, HeaderName, HeaderValue},
+    },
     transport::smtp::{
         authentication::Credentials,
         client::{Certificate, Tls, TlsParameters},
@@ -118,20 +120,72 @@ impl Mailer {
         )
     }
 
+    /// How the server is called in its mails.
+    pub(crate) fn server_name(&self) -> &str {
+        &self.config.server_name
+    }
+
+    /// The page on which who reads a mail ends such mails; `token` needs no escaping.
+    pub(crate) fn unsubscribe_link(&self, token: &str) -> String {
+        let base = &self.config.base_url;
+        format!("{base}/_resuni/email/unsubscribe?token={token}")
+    }
+
     async fn send(&self, to: &str, subject: String, text: String) -> Result<(), DeliveryError> {
-        let failed = |error: &dyn std::fmt::Display| DeliveryError::Mail(error.to_string());
+        let text = SinglePart::builder()
+            .header(ContentType::TEXT_PLAIN)
+            .body(text);
+        let message = self
+            .message(to, subject)?
+            .singlepart(text)
+            .map_err(|error| failed(&error))?;
+        self.hand_over(message).await
+    }
+
+    /// Sends a mail that nobody asked for just now: programs answer it with nothing, and can end such mails (RFC 3834,
+    /// RFC 8058).
+    pub(crate) async fn send_letter(&self, to: &str, letter: Letter) -> Result<(), DeliveryError> {
+        let header = |name: &'static str, value: String| {
+            HeaderValue::new(HeaderName::new_from_ascii_str(name), value)
+        };
+        let end = format!("<{}>", letter.unsubscribe);
+        let one_click = "List-Unsubscribe=One-Click".to_owned();
+        let message = self
+            .message(to, letter.subject)?
+            .raw_header(header("Auto-Submitted", "auto-generated".to_owned()))
+            .raw_header(header("List-Unsubscribe", end))
+            .raw_header(header("List-Unsubscribe-Post", one_click))
+            .multipart(MultiPart::alternative_plain_html(letter.text, letter.html))
+            .map_err(|error| failed(&error))?;
+        self.hand_over(message).await
+    }
+
+    fn message(&self, to: &str, subject: String) -> Result<MessageBuilder, DeliveryError> {
         let to: Address = to.parse().map_err(|error| failed(&error))?;
-        let message = Message::builder()
+        Ok(Message::builder()
             .from(self.from.clone())
             .to(Mailbox::new(None, to))
-            .subject(subject)
-            .header(ContentType::TEXT_PLAIN)
-            .body(text)
-            .map_err(|error| failed(&error))?;
+            .subject(subject))
+    }
+
+    async fn hand_over(&self, message: Message) -> Result<(), DeliveryError> {
         let _slot = self.slots.acquire().await.map_err(|error| failed(&error))?;
         let sent = self.transport.send(message).await;
         sent.map(drop).map_err(|error| failed(&error))
     }
+}
+
+/// A mail in two forms.
+pub(crate) struct Letter {
+    pub subject: String,
+    pub text: String,
+    pub html: String,
+    /// The address that ends such mails.
+    pub unsubscribe: String,
+}
+
+fn failed(error: &dyn std::fmt::Display) -> DeliveryError {
+    DeliveryError::Mail(error.to_string())
 }
 
 fn parameters(config: &MailConfig) -> Result<TlsParameters, DeliveryError> {

@@ -5,7 +5,7 @@
 
 use std::collections::BinaryHeap;
 
-use resuni_accounts::AccountNum;
+use resuni_accounts::{AccountNum, Following, ThreadName};
 use resuni_rooms::{Form, Membership, RoomNum, RoomView, TimelineToken};
 use resuni_store::{Direction, Position, ScanRange};
 use ruma::{OwnedRoomId, UserId, push::Action};
@@ -156,15 +156,20 @@ impl Push {
         let rules = self.accounts.push_rules(account).await?;
         let name = crate::follow::display_name(view, user).await?;
         let case = Case::new(view, &pdu, self.nobody.clone()).await?;
+        let root = root_of(&self.store, note.thread).await?.unwrap_or_default();
+        let thread = ThreadName {
+            room: view.room_id().to_string(),
+            root: root.clone(),
+        };
+        let follows = self.accounts.follows_thread(account, &thread).await? != Following::No;
         let verdict = case
-            .for_person(user, name.unwrap_or_default(), &rules.global)
+            .for_person(user, name.unwrap_or_default(), follows, &rules.global)
             .await;
         // They may have changed their rules since.
         let actions = match verdict.notify {
             true => verdict.actions,
             false => vec![Action::Notify],
         };
-        let root = root_of(&self.store, note.thread).await?.unwrap_or_default();
         let snapshot = view.snapshot();
         let read = source.read.in_thread(snapshot, note.thread, &root).await?;
         Ok(Some(Notification {

@@ -4,7 +4,7 @@
 //! somebody in the room has made for themselves, and by person for those few whom it concerns as a
 //! person: who is mentioned, and who sent it.
 
-use resuni_accounts::PushRules;
+use resuni_accounts::{Accounts, PushRules};
 use resuni_dag::Pdu;
 use resuni_rooms::RoomView;
 use ruma::{
@@ -139,9 +139,9 @@ pub(crate) struct Defaults {
 }
 
 impl Defaults {
-    pub fn new(nobody: &UserId) -> Self {
+    pub fn new(accounts: &Accounts, nobody: &UserId) -> Self {
         Self {
-            rules: resuni_accounts::default_push_rules(nobody),
+            rules: accounts.predefined_push_rules(nobody),
         }
     }
 
@@ -178,7 +178,9 @@ impl Case {
     ) -> Result<Self, DeliveryError> {
         let members = UInt::try_from(view.joined_count()).unwrap_or(UInt::MAX);
         let room = view.room_id().to_owned();
-        let mut context = PushConditionRoomCtx::new(room, members, nobody, String::new());
+        let context = PushConditionRoomCtx::new(room, members, nobody, String::new());
+        // Those who follow the thread are asked by person.
+        let mut context = following(context, false);
         let event = flattened(pdu);
         // Reading the levels of a large room costs more than all the rest.
         if event.get(r"content.m\.mentions.room").is_some() || pdu.content().get().contains("@room")
@@ -213,12 +215,18 @@ impl Case {
         Verdict::default()
     }
 
-    /// The event for one person. Nobody is notified of what they sent.
-    pub async fn for_person(&self, user: &UserId, name: String, rules: &Ruleset) -> Verdict {
+    /// The event for one person, who follows the thread it is in or does not. Nobody is notified of what they sent.
+    pub async fn for_person(
+        &self,
+        user: &UserId,
+        name: String,
+        follows: bool,
+        rules: &Ruleset,
+    ) -> Verdict {
         if self.event.get_str("sender") == Some(user.as_str()) {
             return Verdict::default();
         }
-        let mut context = self.context.clone();
+        let mut context = following(self.context.clone(), follows);
         context.user_id = user.to_owned();
         context.user_display_name = name;
         for rule in rules {
@@ -236,6 +244,11 @@ impl Case {
         }
         Some(self.event.get_str("content.body")?.to_lowercase())
     }
+}
+
+/// The condition of MSC4306 for somebody who follows the event's thread, or does not.
+fn following(context: PushConditionRoomCtx, follows: bool) -> PushConditionRoomCtx {
+    context.with_has_thread_subscription_fn(move |_| Box::pin(std::future::ready(follows)))
 }
 
 fn flattened(pdu: &Pdu) -> FlattenedJson {

@@ -74,6 +74,12 @@ pub(crate) static DELAYED_TXNS: Table<(AccountNum, String, String, String), Stri
 /// The room in which the server speaks to an account.
 pub(crate) static NOTICE_ROOMS: Table<AccountNum, String> = Table::new(0x070c, "notice rooms");
 
+/// When notifications were last mailed to a pusher, and how often they may be.
+pub(crate) static DIGESTS: Table<(AccountNum, String, String), DigestRow> =
+    Table::new(0x0710, "digests");
+/// Whose mails the link in them ends, by the SHA-256 of its token.
+pub(crate) static UNSUBSCRIBE: Table<[u8; 32], DigestName> = Table::new(0x0711, "unsubscribe");
+
 /// All tables of this crate, for the doctor.
 pub static TABLES: &[TableInfo] = &[
     TALLIES.info(),
@@ -88,6 +94,8 @@ pub static TABLES: &[TableInfo] = &[
     DELAYED_OWNERS.info(),
     DELAYED_TXNS.info(),
     NOTICE_ROOMS.info(),
+    DIGESTS.info(),
+    UNSUBSCRIBE.info(),
 ];
 
 /// A row of [`TALLIES`]. Differences may be negative, so the sums are signed.
@@ -125,6 +133,30 @@ pub struct PushRow {
     pub invite: bool,
 }
 versioned!(PushRow, 1);
+
+/// A row of [`DIGESTS`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DigestRow {
+    /// When the last mail went out, in milliseconds since 1970; zero: never.
+    pub last_ms: u64,
+    /// How long nothing is mailed after it, in milliseconds.
+    pub pause_ms: u64,
+    /// What the link that ends the mails shows.
+    pub token: String,
+}
+versioned!(DigestRow, 1);
+
+/// A row of [`UNSUBSCRIBE`]: a pusher.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DigestName {
+    /// Whose.
+    pub account: AccountNum,
+    /// The application.
+    pub app_id: String,
+    /// The address.
+    pub pushkey: String,
+}
+versioned!(DigestName, 1);
 
 /// A row of [`SERVICES`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use resuni_accounts::{
-    AccountNum, Accounts, AccountsConfig, AppServices, NewAccount, PasswordCost, PushRuleChange,
+    AccountNum, Accounts, AccountsConfig, AppServices, NewAccount, OptionalRules, PasswordCost,
+    PushRuleChange,
 };
 use resuni_dag::SigningKey;
-use resuni_federation::net::WebClient;
 use resuni_rooms::{CreateRoom, MemberDetails, NewEvent, Preset, ReceiptKind, Rooms, RoomsConfig};
 use resuni_store::{Direction, ScanRange, SharedClock, Store, SystemClock};
 use ruma::{
@@ -16,12 +16,14 @@ use ruma::{
 use serde_json::{Value, json, value::to_raw_value};
 
 mod delayed;
+mod digest;
 mod gateway;
 mod notices;
 mod services;
+mod threads;
 
 use crate::{
-    Push, RoomUnread, Unread,
+    Push, RoomUnread, Unread, Ways,
     tables::{PUSHES, TALLIES},
 };
 
@@ -36,15 +38,24 @@ pub(crate) struct Home {
 impl Home {
     /// A room that Alice has made.
     pub async fn new() -> Self {
-        Self::with(None).await
+        Self::with(Ways::default()).await
     }
 
-    async fn with(gateways: Option<Arc<WebClient>>) -> Self {
+    async fn with(ways: Ways) -> Self {
+        Self::with_rules(ways, false).await
+    }
+
+    /// With the rules of MSC4306, or without.
+    async fn with_rules(ways: Ways, thread_rules: bool) -> Self {
         let store = Store::memory().await;
         let clock: SharedClock = Arc::new(SystemClock);
         let name = owned_server_name!("h");
         let accounts = AccountsConfig {
             password_cost: PasswordCost::Minimum,
+            optional_rules: OptionalRules {
+                threads: thread_rules,
+                ..OptionalRules::default()
+            },
             ..AccountsConfig::new(name.clone())
         };
         let services = AppServices::default();
@@ -57,7 +68,7 @@ impl Home {
             default_version: RoomVersionId::V12,
         };
         let rooms = Rooms::open(config, store, clock).await.unwrap();
-        let push = Push::open(rooms.clone(), accounts.clone(), gateways)
+        let push = Push::open(rooms.clone(), accounts.clone(), ways)
             .await
             .unwrap();
         let mut home = Self {

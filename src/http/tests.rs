@@ -28,7 +28,7 @@ use resuni_accounts::{
     AccountNum, Accounts, AccountsConfig, AppServices, PasswordCost, Rendezvous,
 };
 use resuni_dag::SigningKey;
-use resuni_delivery::{DelayedEvents, Push, ServiceClient};
+use resuni_delivery::{DelayedEvents, Push, ServiceClient, Ways};
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_media::{Media, MediaConfig};
 use resuni_rooms::{Rooms, RoomsConfig};
@@ -129,7 +129,7 @@ impl Server {
             .unwrap();
         let typing = Arc::clone(rooms.typing());
         let delayed = DelayedEvents::new(Arc::clone(&rooms), Arc::clone(&accounts), || [7; 16]);
-        let push = Push::open(Arc::clone(&rooms), Arc::clone(&accounts), None)
+        let push = Push::open(Arc::clone(&rooms), Arc::clone(&accounts), Ways::default())
             .await
             .unwrap();
         tokio::spawn(Arc::clone(&push).run());

@@ -7,13 +7,14 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::routing::get;
 use resuni_accounts::{
-    Accounts, AccountsConfig, AppServices, PasswordCost, Rendezvous, ServiceFile, Turn, TurnAccess,
+    Accounts, AccountsConfig, AppServices, OptionalRules, PasswordCost, Rendezvous, ServiceFile, Turn,
+    TurnAccess,
 };
 use resuni_config::{Config, HashingCost, MailSecurity};
 use resuni_dag::SigningKey;
 use resuni_delivery::{
-    DelayedEvents, MailConfig, MailTls, Mailer, Notices, NoticesConfig, Push, ServiceClient,
-    Services, Upgrades,
+    DelayedEvents, Digests, MailConfig, MailTls, Mailer, Notices, NoticesConfig, Push,
+    ServiceClient, Services, Upgrades, Ways,
 };
 use resuni_federation::net::WebClient;
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
@@ -61,11 +62,15 @@ impl Parts {
         let rooms = open_rooms(config, key.clone(), &store).await?;
         let typing = rooms.typing().clone();
         rooms.presence().enable(config.presence.enabled);
-        let push = Push::open(
-            rooms.clone(),
-            accounts.clone(),
-            Some(Arc::new(gateways(config)?)),
-        );
+        let mail = mailer(config)?;
+        let ways = Ways {
+            gateways: Some(Arc::new(gateways(config)?)),
+            mail: mail.clone().map(|mailer| Digests {
+                mailer,
+                delay_ms: config.email.notify_after_minutes.saturating_mul(60_000),
+            }),
+        };
+        let push = Push::open(rooms.clone(), accounts.clone(), ways);
         let push = push.await.context("The notifications can't be opened.")?;
         let upgrades = Upgrades::open(rooms.clone(), accounts.clone()).await;
         let upgrades = upgrades.context("The log of rooms can't be followed.")?;
@@ -114,7 +119,7 @@ impl Parts {
             media: media.clone(),
             previews: previews.clone(),
             push: push.clone(),
-            mail: mailer(config)?,
+            mail,
             services: services.clone(),
             delayed: delayed.clone(),
             rendezvous: config
@@ -135,6 +140,7 @@ impl Parts {
         };
         tasks.spawn(door.serve(answering, stopping.clone()));
         tasks.spawn(syncs(sync, stopping.clone()));
+            rooms: Some(rooms.clone()),
         tasks.spawn(passing(rooms.clone(), stopping.clone()));
         tasks.spawn(later(delayed, stopping.clone()));
         tasks.spawn(bridged(bridges, stopping.clone()));
@@ -212,6 +218,10 @@ pub(crate) async fn open_accounts(config: &Config, store: &Store) -> Result<Arc<
         .context("The accounts can't be opened.")
 }
 
+        optional_rules: OptionalRules {
+            threads: config.push.followed_threads_only,
+            encrypted: config.push.all_encrypted,
+        },
 /// Days in milliseconds.
 fn days(days: u64) -> u64 {
     days.saturating_mul(24 * 60 * 60 * 1000)

@@ -8,7 +8,7 @@ use resuni_accounts::{
     AccountKind, Accounts, AccountsConfig, AppServices, DeviceRequest, NewAccount,
 };
 use resuni_dag::SigningKey;
-use resuni_delivery::{DelayedEvents, Push, ServiceClient};
+use resuni_delivery::{DelayedEvents, Push, ServiceClient, Ways};
 use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
 use resuni_http::{AppState, Registration, Settings, Support, limits::Limits};
 use resuni_media::{Media, MediaConfig};
@@ -193,7 +193,7 @@ impl Machine {
         federation: &Arc<Federation>,
         clock: SharedClock,
     ) -> Result<AppState> {
-        let push = Push::open(Arc::clone(rooms), Arc::clone(accounts), None).await?;
+        let push = Push::open(Arc::clone(rooms), Arc::clone(accounts), Ways::default()).await?;
         let typing = Arc::clone(rooms.typing());
         let settings = Settings {
             admin_api: false,

@@ -6,7 +6,7 @@ use resuni_accounts::{
     AccountNum, Accounts, AccountsConfig, AppServices, NewAccount, PasswordCost,
 };
 use resuni_dag::SigningKey;
-use resuni_delivery::Push;
+use resuni_delivery::{Push, Ways};
 use resuni_rooms::{CreateRoom, MemberDetails, NewEvent, Preset, Rooms, RoomsConfig, Typing};
 use resuni_store::{SharedClock, Store, SystemClock};
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomVersionId, owned_server_name};
@@ -67,7 +67,7 @@ impl Home {
         };
         let rooms = Rooms::open(config, store, clock.clone()).await.unwrap();
         let typing = Arc::new(Typing::new(clock));
-        let push = Push::open(rooms.clone(), accounts.clone(), None)
+        let push = Push::open(rooms.clone(), accounts.clone(), Ways::default())
             .await
             .unwrap();
         tokio::spawn(push.clone().run());

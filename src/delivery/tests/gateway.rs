@@ -12,6 +12,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{Home, mention, text};
+use crate::Ways;
 
 /// A gateway that hands on what it is told, and answers what it is told to.
 struct Gateway {
@@ -70,7 +71,10 @@ impl Gateway {
     fn home(&self) -> impl Future<Output = Home> + use<> {
         let authorities = [self.authority.path().to_owned()];
         let client = resuni_federation::web_client(Vec::new(), &authorities).unwrap();
-        Home::with(Some(Arc::new(client)))
+        Home::with(Ways {
+            gateways: Some(Arc::new(client)),
+            mail: None,
+        })
     }
 
     fn pusher(&self, format: Option<&str>) -> Value {

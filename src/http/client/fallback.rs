@@ -12,6 +12,7 @@ use axum::{
 };
 use http::{Request, StatusCode, Uri};
 use resuni_accounts::{AccountError, Accounts, uia::Stage};
+use resuni_delivery::Push;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -29,13 +30,15 @@ use crate::{
 pub fn routes() -> Routes {
     let stage = get(ask).post(answer);
     let confirm = get(may_confirm).post(confirm);
+    let unsubscribe = get(may_unsubscribe).post(unsubscribe);
     Routes::new().raw(
         Router::<AppState>::new()
             .route("/_matrix/client/v3/auth/{kind}/fallback/web", stage.clone())
             .route("/_matrix/client/r0/auth/{kind}/fallback/web", stage)
             .route("/_matrix/static/client/login/", get(login))
             .route(SCRIPT_PATH, get(script))
-            .route("/_resuni/email/confirm", confirm),
+            .route("/_resuni/email/confirm", confirm)
+            .route("/_resuni/email/unsubscribe", unsubscribe),
     )
 }
 
@@ -190,4 +193,32 @@ async fn confirm(
         Err(AccountError::ThreepidAuthFailed) => unknown(),
         Err(error) => return Err(error.into()),
     })
+}
+
+#[derive(Deserialize)]
+struct Unsubscribing {
+    token: String,
+}
+
+/// As above, the button does it.
+async fn may_unsubscribe() -> Response {
+    // The form goes to the address of this page, which has the token.
+    let body = r#"<p>Do you want no more mails about what you have not read?</p><form method="post"><p><button type="submit">No more mails</button></p></form>"#;
+    page(StatusCode::OK, "Unsubscribe", None, body)
+}
+
+/// For the button, and for mail programs that do it with one click (RFC 8058): the token is in the address.
+async fn unsubscribe(
+    State(push): State<Arc<Push>>,
+    State(limits): State<Arc<Limits>>,
+    Query(link): Query<Unsubscribing>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let (parts, _) = request.into_parts();
+    limits.take(Class::Login, true, Who::Address(ClientAddr::of(&parts).0))?;
+    if !push.unsubscribe(&link.token).await? {
+        return Ok(unknown());
+    }
+    let body = "<p>You get no more mails. In your client you can ask for them again.</p>";
+    Ok(page(StatusCode::OK, "Unsubscribed", None, body))
 }

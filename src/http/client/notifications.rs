@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use resuni_accounts::{Accounts, PusherId};
-use resuni_delivery::Push;
+use resuni_delivery::{Mailer, Push};
 use resuni_store::Position;
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
-    api::client::push::{get_notifications, get_pushers, set_pusher},
+    api::client::push::{PusherKind, get_notifications, get_pushers, set_pusher},
     serde::Raw,
 };
 use serde_json::value::RawValue;
@@ -38,11 +38,15 @@ async fn pushers(
 
 async fn set(
     State(accounts): State<Arc<Accounts>>,
+    State(mail): State<Option<Arc<Mailer>>>,
     Ruma { body, caller, .. }: Ruma<set_pusher::v3::Request>,
 ) -> Answer<set_pusher::v3::Response> {
     use set_pusher::v3::PusherAction;
     match body.action {
         PusherAction::Post(data) => {
+            if mail.is_none() && matches!(data.pusher.kind, PusherKind::Email(_)) {
+                return Err(ApiError::invalid_param("This server sends no mail."));
+            }
             let device = caller.device_id.as_ref().map(|device| device.as_str());
             accounts
                 .set_pusher(caller.account, device, &data.pusher, data.append)

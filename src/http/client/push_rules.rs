@@ -52,8 +52,18 @@ async fn global(
     Ok(RawJson::of(&json!(every_kind(&rules.global)?)))
 }
 
+/// MSC4306 says `postcontent`; ruma knows the kind by its unstable name only.
+fn named(kind: RuleKind) -> RuleKind {
+    match kind.as_str() {
+        "postcontent" => RuleKind::PostContent,
+        _ => kind,
+    }
+}
+
 fn find(rules: &Ruleset, kind: RuleKind, id: &str) -> Result<PushRule, ApiError> {
-    let rule = rules.get(kind, id).map(|rule| rule.to_owned().into());
+    let rule = rules
+        .get(named(kind), id)
+        .map(|rule| rule.to_owned().into());
     rule.ok_or_else(|| ApiError::not_found("There is no such push rule."))
 }
 
@@ -102,7 +112,7 @@ async fn delete(
     Ruma { body, caller, .. }: Ruma<delete_pushrule::v3::Request>,
 ) -> Answer<delete_pushrule::v3::Response> {
     let change = PushRuleChange::Delete {
-        kind: body.kind,
+        kind: named(body.kind),
         rule_id: body.rule_id,
     };
     accounts.change_push_rules(caller.account, change).await?;
@@ -113,7 +123,7 @@ async fn set_actions(
     State(accounts): State<Arc<Accounts>>,
     Ruma { body, caller, .. }: Ruma<set_pushrule_actions::v3::Request>,
 ) -> Answer<set_pushrule_actions::v3::Response> {
-    let (kind, rule_id, actions) = (body.kind, body.rule_id, body.actions);
+    let (kind, rule_id, actions) = (named(body.kind), body.rule_id, body.actions);
     let change = PushRuleChange::SetActions {
         kind,
         rule_id,
@@ -127,7 +137,7 @@ async fn set_enabled(
     State(accounts): State<Arc<Accounts>>,
     Ruma { body, caller, .. }: Ruma<set_pushrule_enabled::v3::Request>,
 ) -> Answer<set_pushrule_enabled::v3::Response> {
-    let (kind, rule_id, enabled) = (body.kind, body.rule_id, body.enabled);
+    let (kind, rule_id, enabled) = (named(body.kind), body.rule_id, body.enabled);
     let change = PushRuleChange::SetEnabled {
         kind,
         rule_id,

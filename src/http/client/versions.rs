@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use resuni_accounts::Rendezvous;
+use resuni_accounts::{Accounts, Rendezvous};
 use resuni_dag::RoomRules;
 use resuni_delivery::Mailer;
 use ruma::api::client::discovery::{get_capabilities, get_supported_versions};
@@ -18,7 +18,7 @@ use crate::{
 /// The versions of the specification that clients may count on.
 const VERSIONS: &[&str] = &[
     "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10",
-    "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17",
+    "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 ];
 
 /// Features that clients look for by name.
@@ -31,10 +31,18 @@ const FEATURES: &[&str] = &[
     "uk.half-shot.msc2666.query_mutual_rooms.stable",
     // Locking and suspending by operators, stable since v1.18.
     "uk.timedout.msc4323",
-    // Invite filtering by lists.
+    // Invites blocked, stable since v1.18, and filtered by lists.
+    "org.matrix.msc4380",
+    "org.matrix.msc4380.stable",
     "org.matrix.msc4155",
     // Devices that receive while nobody holds them.
     "org.matrix.msc3814",
+    // Redactions through `/send` in all room versions, stable since v1.18.
+    "com.beeper.msc4169",
+    // Policy servers, stable since v1.18.
+    "org.matrix.msc4284",
+    // Timelines follow the graph: what came late for a gap stands where the gap was.
+    "org.matrix.msc4445.initial_sync_timeline_topological_ordering",
     // Events that are sent later.
     "org.matrix.msc4140",
     // Removing account data.
@@ -52,8 +60,20 @@ pub fn routes() -> Routes {
     Routes::new().guest(versions).on(capabilities)
 }
 
+/// Features by name that depend on the settings.
+fn optional(accounts: &Accounts) -> impl Iterator<Item = &'static str> {
+    let rules = accounts.optional_rules();
+    let both = [
+        (rules.threads, "org.matrix.msc4306"),
+        (rules.encrypted, "org.matrix.msc4028"),
+    ];
+    both.into_iter()
+        .filter_map(|(has, name)| has.then_some(name))
+}
+
 async fn versions(
     State(rendezvous): State<Option<Arc<Rendezvous>>>,
+    State(accounts): State<Arc<Accounts>>,
     _: Ruma<get_supported_versions::Request>,
 ) -> Answer<get_supported_versions::Response> {
     let versions = VERSIONS
@@ -66,7 +86,9 @@ async fn versions(
     response.unstable_features = FEATURES
         .iter()
         .chain(rendezvous)
-        .map(|feature| ((*feature).to_owned(), true))
+        .copied()
+        .chain(optional(&accounts))
+        .map(|feature| (feature.to_owned(), true))
         .collect();
     Ok(Reply(response))
 }

@@ -369,3 +369,33 @@ async fn the_login_page_comes_with_its_script() {
     assert_eq!(status, 200);
     assert!(script.contains("matrixLogin.onLogin"));
 }
+
+/// The page for who wants no more mails asks first, as programs open links; a token that is not known ends nothing.
+#[tokio::test]
+async fn the_page_that_ends_mails_asks_first() {
+    let (server, mailbox) = Server::with_mail(false).await;
+    let link = "/_resuni/email/unsubscribe?token=nonsense";
+    let (status, page) = server.page(Method::GET, link, "").await;
+    assert_eq!(status, 200);
+    assert!(page.contains("<button"), "{page}");
+    let one_click = "List-Unsubscribe=One-Click";
+    let (status, _) = server.page(Method::POST, link, one_click).await;
+    assert_eq!(status, 404);
+
+    // With a pusher for their own address, which is nobody else's.
+    let alice = server.user("alice").await;
+    let shown = server.session("account/3pid", "a@x.example").await;
+    server.confirm(&mailbox.link()).await;
+    let pusher = json!({ "kind": "email", "app_id": "m.email", "pushkey": "a@x.example", "lang": "en",
+        "app_display_name": "Mail", "device_display_name": "a@x.example", "data": {} });
+    let set = async || {
+        server
+            .post("/_matrix/client/v3/pushers/set", &alice, pusher.clone())
+            .await
+    };
+    set().await.fails(400, "M_THREEPID_NOT_FOUND");
+    server.adds(&alice, "alice", &shown).await.ok();
+    set().await.ok();
+    let listed = server.get("/_matrix/client/v3/pushers", &alice).await.ok();
+    assert_eq!(listed["pushers"][0]["kind"], "email");
+}
