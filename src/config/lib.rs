@@ -29,7 +29,7 @@ pub use load::{Loaded, Origin, load};
 pub use mail::Email;
 pub use push::Push;
 pub use settings::{
-    Appservices, Config, Consortium, Federation, Listener, Log, Media, Member, Metrics, Outbound,
-    PasswordHashing, RateLimits, Registration, Rooms, S3, Support,
+    Appservices, Config, Consortium, Federation, Listener, Log, Media, Member, Metrics, Moderation,
+    Outbound, PasswordHashing, RateLimits, Registration, Rooms, S3, Support,
 };
 pub use values::{FederationMode, HashingCost, LogFormat, MailSecurity, Rate, Secret};

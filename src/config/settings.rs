@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use ruma::{OwnedServerName, OwnedUserId, RoomVersionId, ServerName, server_name};
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId, ServerName, server_name};
 
 use crate::calls::{Calls, Rendezvous, Turn};
 use crate::describe::settings;
@@ -87,6 +87,8 @@ settings! {
 
         /// Signing in a new device by a QR code.
         table rendezvous: Rendezvous = Rendezvous::default();
+        /// Whom and what you keep away.
+        table moderation: Moderation = Moderation::default();
 
         /// What you tell your users.
         table server_notices: ServerNotices = ServerNotices::default();
@@ -347,6 +349,15 @@ settings! {
         /// Whether people see who of those they share a room with is online. It costs a message to
         /// every server concerned whenever somebody comes or goes.
         value enabled: bool = true;
+    }
+}
+
+settings! {
+    /// Whom and what you keep away.
+    pub struct Moderation {
+        /// Policy rooms (MSC2313) whose rules count here: users and servers that they ban can't invite people of this
+        /// server, and nobody joins rooms that they ban. Somebody of this server has to be in them.
+        value policy_rooms: Vec<OwnedRoomId> = Vec::new(), like "[\"!id-of-the-room:example.org\"]";
     }
 }
 

@@ -155,6 +155,9 @@ impl Invites {
         })?;
         let event = self.checked_invite(origin, &request, rules).await?;
         let target = self.local_target(&event).await?;
+        self.rooms
+            .bans()
+            .may_invite(event.sender(), &target, Some(&request.room_id))?;
         if let Some(account) = self.accounts.find_user(&target).await?
             && self.accounts.judge_invite(account, event.sender()).await? == InviteVerdict::Block
         {

@@ -43,6 +43,13 @@ enum Command {
     /// Rooms.
     #[command(subcommand)]
     Room(RoomCommand),
+    /// The policy rooms that are followed, while the server runs.
+    Moderation {
+        /// A user, a server or a room: is there a rule against it?
+        entity: Option<String>,
+        #[command(flatten)]
+        file: SettingsFile,
+    },
     /// Look at the settings and the data of a server that is stopped, and name what is wrong.
     Doctor {
         /// Walk the whole database: every row that contradicts another is found.
@@ -179,6 +186,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
             room,
             file,
         } => doctor::doctor(&file, &doctor::Questions { database, room }),
+        Command::Moderation { entity, file } => {
+            operator::command(&file, &Request::Moderation { entity })
+        }
         Command::User(command) => user(command),
         Command::Token(command) => token(command),
         Command::Room(RoomCommand::Check { room, file }) => {

@@ -12,6 +12,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use resuni_accounts::{Accounts, NewAccount, NewRegistrationToken};
 use resuni_config::Config;
 use resuni_federation::Federation;
+use resuni_rooms::{Bans, Rooms};
+use ruma::{ServerName, UserId};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -51,6 +53,8 @@ pub(crate) enum Request {
     ListTokens,
     /// An end to a token.
     DeleteToken { token: String },
+    /// The policy rooms that are followed, and whether a rule stands against somebody.
+    Moderation { entity: Option<String> },
     /// A room's state compared with every server in it. Only a running server can ask others.
     CheckRoom { room: String },
 }
@@ -59,6 +63,8 @@ pub(crate) enum Request {
 pub(crate) struct Answering {
     /// The accounts.
     pub(crate) accounts: Arc<Accounts>,
+    /// The rooms of a server that runs.
+    pub(crate) rooms: Option<Arc<Rooms>>,
     /// Other servers, where there are any.
     pub(crate) federation: Option<Arc<Federation>>,
 }
@@ -92,6 +98,7 @@ async fn directly(config: &Config, data: &DataDir, request: &Request) -> Result<
     let accounts = parts::open_accounts(config, &store).await?;
     let parts = Answering {
         accounts,
+        rooms: None,
         federation: None,
     };
     let reply = execute(&parts, request).await;
@@ -195,6 +202,12 @@ async fn execute(parts: &Answering, request: &Request) -> Reply {
             .await
             .map(|()| vec!["The token can no longer be used.".to_owned()])
             .map_err(Into::into),
+        Request::Moderation { entity } => match &parts.rooms {
+            Some(rooms) => moderation(rooms.bans(), entity.as_deref()),
+            None => Err(anyhow!(
+                "The rules are known to a running server; start it first."
+            )),
+        },
         Request::CheckRoom { room } => match &parts.federation {
             Some(federation) => crate::social::check_room(federation, room).await,
             None => Err(anyhow!(
@@ -203,6 +216,31 @@ async fn execute(parts: &Answering, request: &Request) -> Reply {
         },
     };
     done.map_err(|error: anyhow::Error| format!("{error:#}"))
+}
+
+/// The policy rooms, or the rule against a user, a server, or a room.
+fn moderation(bans: &Bans, entity: Option<&str>) -> Result<Vec<String>> {
+    let Some(entity) = entity else {
+        let rooms = bans.rooms().into_iter().map(|(room, rules)| match rules {
+            Some(rules) => format!("{room}\t{rules} rules"),
+            None => format!("{room}\tnobody of this server is in it"),
+        });
+        return Ok(rooms.collect());
+    };
+    let found = match entity.chars().next() {
+        Some('@') => bans.user(<&UserId>::try_from(entity)?),
+        Some('!' | '#') => bans.room(entity),
+        _ => bans.server(<&ServerName>::try_from(entity)?),
+    };
+    Ok(vec![match found {
+        Some(ban) => format!(
+            "{entity} is banned by the rule \"{}\" of {}: {}",
+            ban.entity,
+            ban.by,
+            ban.reason.as_deref().unwrap_or("no reason is given")
+        ),
+        None => format!("No rule stands against {entity}."),
+    }])
 }
 
 /// The password that was given, or a new one and the line that tells it.

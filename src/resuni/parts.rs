@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::routing::get;
 use resuni_accounts::{
-    Accounts, AccountsConfig, AppServices, OptionalRules, PasswordCost, Rendezvous, ServiceFile, Turn,
-    TurnAccess,
+    Accounts, AccountsConfig, AppServices, OptionalRules, PasswordCost, Rendezvous, ServiceFile,
+    Turn, TurnAccess,
 };
 use resuni_config::{Config, HashingCost, MailSecurity};
 use resuni_dag::SigningKey;
@@ -24,7 +24,9 @@ use resuni_http::{AppState, Registration, Settings, Support};
 use resuni_media::{BucketConfig, Media, MediaConfig, MediaError, PreviewConfig, Previews};
 use resuni_rooms::{Rooms, RoomsConfig};
 use resuni_search::Search;
-use resuni_store::{EngineConfig, RocksConfig, SharedClock, Store, StoreError, SystemClock};
+use resuni_store::{
+    EngineConfig, Position, RocksConfig, SharedClock, Store, StoreError, SystemClock,
+};
 use resuni_sync::Sync;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,6 +62,8 @@ impl Parts {
         let store = open_store(data).await?;
         let accounts = open_accounts(config, &store).await?;
         let rooms = open_rooms(config, key.clone(), &store).await?;
+        let policies = rooms.read_policy_rooms(&config.moderation.policy_rooms);
+        let policies = policies.await.context("The policy rooms can't be read.")?;
         let typing = rooms.typing().clone();
         rooms.presence().enable(config.presence.enabled);
         let mail = mailer(config)?;
@@ -136,11 +140,14 @@ impl Parts {
         let door = Door::open(&config.data_dir)?;
         let answering = Answering {
             accounts: accounts.clone(),
+            rooms: Some(rooms.clone()),
             federation: federation.clone(),
         };
         tasks.spawn(door.serve(answering, stopping.clone()));
         tasks.spawn(syncs(sync, stopping.clone()));
-            rooms: Some(rooms.clone()),
+        if !config.moderation.policy_rooms.is_empty() {
+            tasks.spawn(keep_away(rooms.clone(), policies, stopping.clone()));
+        }
         tasks.spawn(passing(rooms.clone(), stopping.clone()));
         tasks.spawn(later(delayed, stopping.clone()));
         tasks.spawn(bridged(bridges, stopping.clone()));
@@ -211,6 +218,10 @@ pub(crate) async fn open_accounts(config: &Config, store: &Store) -> Result<Arc<
             .shared_secret
             .as_ref()
             .map(|s| s.expose().to_owned()),
+        optional_rules: OptionalRules {
+            threads: config.push.followed_threads_only,
+            encrypted: config.push.all_encrypted,
+        },
         ..AccountsConfig::new(config.server_name.clone())
     };
     Accounts::open(settings, appservices(config)?, store.clone(), clock())
@@ -218,10 +229,6 @@ pub(crate) async fn open_accounts(config: &Config, store: &Store) -> Result<Arc<
         .context("The accounts can't be opened.")
 }
 
-        optional_rules: OptionalRules {
-            threads: config.push.followed_threads_only,
-            encrypted: config.push.all_encrypted,
-        },
 /// Days in milliseconds.
 fn days(days: u64) -> u64 {
     days.saturating_mul(24 * 60 * 60 * 1000)
@@ -428,6 +435,16 @@ async fn syncs(sync: Arc<Sync>, stopping: CancellationToken) {
             tracing::error!(%error, "waiting clients are no longer woken");
         },
         () = stopping.cancelled() => sync.stop(),
+    }
+}
+
+/// Follows the policy rooms, until the server stops.
+async fn keep_away(rooms: Arc<Rooms>, seen: Position, stopping: CancellationToken) {
+    tokio::select! {
+        ended = rooms.follow_policy_rooms(seen) => if let Err(error) = ended {
+            tracing::error!(%error, "the rules of policy rooms stay as they are");
+        },
+        () = stopping.cancelled() => {}
     }
 }
 

@@ -51,6 +51,9 @@ impl Rooms {
                 format!("no more than {MAX_LIST} invites and state events"),
             ));
         }
+        for target in &request.invite {
+            self.bans().may_invite(creator, target, None)?;
+        }
         let alias = self.alias_of(&request)?;
         let content = request.create_content(creator, rules)?;
         let alias_text = alias.as_ref().map(|alias| alias.as_str());

@@ -96,11 +96,13 @@ impl Rooms {
     ) -> Result<(), RoomError> {
         self.check_not_blocked(room).await?;
         let Some(view) = self.participating(room).await? else {
+            self.bans().may_join(room.as_str())?;
             return Err(self.way_into(room, user, &details.via).await?);
         };
         if view.joined(user).await? {
             return Ok(());
         }
+        self.bans().may_join(room.as_str())?;
         let mut content = details.content(Membership::Join);
         match self.restricted_join(&view, user).await? {
             RestrictedJoin::NotNeeded => {}
@@ -268,6 +270,7 @@ impl Rooms {
     ) -> Result<(), RoomError> {
         self.check_not_blocked(room).await?;
         let view = self.view_for(room, sender).await?;
+        self.bans().may_invite(sender, target, Some(room))?;
         match view.member(target).await? {
             Some(Membership::Join) => {
                 return Err(RoomError::Forbidden(format!(
@@ -374,6 +377,7 @@ impl Rooms {
         details: &MemberDetails,
     ) -> Result<(), RoomError> {
         self.check_not_blocked(room).await?;
+        self.bans().may_join(room.as_str())?;
         let Some(view) = self.participating(room).await? else {
             return Err(self.way_into(room, user, &details.via).await?);
         };

@@ -8,8 +8,9 @@ use ruma::{OwnedServerName, RoomVersionId, ServerName};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    cache::Caches, directory::DirectoryOrder, error::RoomError, lane::Lanes, moderation::Shutdowns,
-    policy::PolicyAsker, presence::Presence, reader::Reader, spaces::Walks, typing::Typing,
+    bans::Bans, cache::Caches, directory::DirectoryOrder, error::RoomError, lane::Lanes,
+    moderation::Shutdowns, policy::PolicyAsker, presence::Presence, reader::Reader, spaces::Walks,
+    typing::Typing,
 };
 
 /// Who we are, and what new rooms are like.
@@ -41,6 +42,8 @@ pub struct Rooms {
     pub(crate) partial_news: watch::Sender<()>,
     /// Rooms that are being shut down, or were.
     pub(crate) shutdowns: Shutdowns,
+    /// What policy rooms say.
+    pub(crate) bans: Bans,
     /// Who asks policy servers.
     pub(crate) policies: OnceLock<Arc<dyn PolicyAsker>>,
 }
@@ -60,6 +63,7 @@ impl Rooms {
             presence: Arc::new(Presence::new(clock.clone(), typing.clone())),
             typing,
             directory: DirectoryOrder::default(),
+            bans: Bans::new(config.server_name.clone()),
             walks: Walks::new(clock.now_ms()),
             config,
             store,

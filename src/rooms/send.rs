@@ -34,6 +34,7 @@ impl Rooms {
         txn: Option<TxnKey>,
     ) -> Result<OwnedEventId, RoomError> {
         let event = checked(event)?;
+        self.check_bans(room, sender, &event).await?;
         // To come and go is not to be there: bridges and invites do that for people too.
         if event.kind != "m.room.member" {
             self.presence().active(sender);

@@ -13,6 +13,7 @@ use serde_json::{json, value::RawValue};
 use crate::*;
 
 mod again;
+mod bans;
 mod between;
 mod converge;
 mod gaps;

@@ -154,6 +154,7 @@ async fn join_by_alias(
     }: Ruma<join_room_by_id_or_alias::v3::Request>,
 ) -> Answer<join_room_by_id_or_alias::v3::Response> {
     if let Ok(alias) = <&RoomAliasId>::try_from(body.room_id_or_alias.as_str()) {
+        rooms.bans().may_join(alias.as_str())?;
         bridged_alias(&accounts, &rooms, &services, alias).await?;
     }
     let (room, via) = resolve(

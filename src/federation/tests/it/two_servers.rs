@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use resuni_federation::{FederationError, Handshake, Joined};
-use resuni_rooms::{CreateRoom, Gaps, Membership, PageQuery, Preset, TimelineToken};
+use resuni_rooms::{CreateRoom, Gaps, Membership, NewEvent, PageQuery, Preset, TimelineToken};
 use resuni_store::{Direction, EngineConfig, SimulatedDisk};
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId, api::federation::event::get_event::v1 as get_event,
@@ -522,4 +522,26 @@ async fn what_happens_during_a_join_is_not_lost() {
     let topic = topic.lock().unwrap().take().unwrap();
     b.has(&room, &topic).await;
     assert_eq!(state(&a, &room).await, state(&b, &room).await);
+}
+
+/// Policy rooms that the operator follows (MSC2313): here nobody is told that there was an invite.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invite_of_a_banned_server_is_refused() {
+    let authority = Authority::new();
+    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
+    let list = room(&b, "11", Preset::PrivateChat).await;
+    let ban =
+        serde_json::json!({ "entity": "?.test", "recommendation": "m.ban", "reason": "spam" });
+    let ban = serde_json::value::to_raw_value(&ban).unwrap();
+    let rule = NewEvent::state("m.policy.rule.server", "1", ban);
+    b.rooms.send(&list, &b.user(), rule, None).await.unwrap();
+    b.rooms.read_policy_rooms(&[list]).await.unwrap();
+    let room = room(&a, "11", Preset::PrivateChat).await;
+    let (she, he) = (a.user(), b.user());
+    let refused = a.federation.invites.send(&room, &she, &he, Map::new());
+    let refused = refused.await.unwrap_err().to_string();
+    assert!(refused.contains("spam"), "{refused}");
+    let invited = b.rooms.rooms_of(&he, &[Membership::Invite]).await.unwrap();
+    assert!(invited.is_empty());
+    assert_eq!(a.view(&room).await.member(&he).await.unwrap(), None);
 }
