@@ -109,6 +109,13 @@ impl RoomView {
     /// A page of the timeline, visible or not. See [`Viewer::page`] for what a reader gets.
     pub async fn page(&self, query: PageQuery) -> Result<Page, RoomError> {
         let limit = query.limit.min(MAX_PAGE);
+        if let Some(gap) = self.gap_before(query).await? {
+            return Ok(Page {
+                events: Vec::new(),
+                end: Some(query.from),
+                gap: Some(gap),
+            });
+        }
         let range = self.range(query);
         // One more than asked for tells whether there is more.
         let rows = self
@@ -205,6 +212,30 @@ impl RoomView {
             range = range.and(ScanRange::before(&key(high.next())));
         }
         range
+    }
+
+    /// The gap at which a page backwards begins: the page before ended with the event above it, and nobody fetched
+    /// what is missing there.
+    async fn gap_before(&self, query: PageQuery) -> Result<Option<Gap>, RoomError> {
+        let PageQuery {
+            from, dir, gaps, ..
+        } = query;
+        if dir == Direction::Forward || gaps == Gaps::Pass || from.sub == u32::MAX {
+            return Ok(None);
+        }
+        // What is missing is laid at the position of the event that it was missing for.
+        let above = ScanRange::after(&(self.num(), from.position, from.sub))
+            .within(&(self.num(), from.position));
+        let rows = self
+            .snapshot()
+            .scan(&TIMELINE, above, Direction::Forward, 1)
+            .await?;
+        match rows.into_iter().next() {
+            Some(((_, position, sub), row)) if row.flags & flags::GAP != 0 => {
+                self.gap(TimelineToken { position, sub }, &row).await
+            }
+            _ => Ok(None),
+        }
     }
 
     async fn gap(&self, token: TimelineToken, row: &TimelineRow) -> Result<Option<Gap>, RoomError> {

@@ -171,7 +171,12 @@ async fn whole_page(
         }
     }
     let mut viewer = reading.viewer(&view, caller).await?;
-    let page = wanted.page(&mut viewer, query).await?;
+    let mut page = wanted.page(&mut viewer, query).await?;
+    if page.gap.is_some() && page.end == Some(query.from) {
+        // Some of it can't be had: the next page must not be this one again.
+        query.gaps = Gaps::Pass;
+        page = wanted.page(&mut viewer, query).await?;
+    }
     Ok((viewer, page))
 }
 
