@@ -7,6 +7,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod authority;
+mod browser;
 mod client;
 pub mod demo;
 mod ports;
@@ -19,6 +20,7 @@ mod synapse;
 mod world;
 
 pub use authority::Authority;
+pub use browser::{Browser, Page, browser};
 pub use client::{CallError, Client, escape, password, sync_path};
 pub use ports::Port;
 pub use process::{Kind, Server};

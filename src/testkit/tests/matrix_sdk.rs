@@ -3,6 +3,8 @@
 // The library's futures are deep.
 #![recursion_limit = "256"]
 
+#[path = "matrix_sdk/secrets.rs"]
+mod secrets;
 #[path = "matrix_sdk/sliding.rs"]
 mod sliding;
 
@@ -22,8 +24,9 @@ use matrix_sdk::{
             room::create_room,
             uiaa::{AuthData, Dummy},
         },
-        events::room::message::{
-            MessageType, OriginalSyncRoomMessageEvent, RoomMessageEventContent,
+        events::room::{
+            MediaSource,
+            message::{MessageType, OriginalSyncRoomMessageEvent, RoomMessageEventContent},
         },
     },
 };
@@ -32,10 +35,11 @@ use resuni_testkit::{Server, World};
 /// More than this means that something is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Somebody with a client that syncs in the background, and the messages it has shown.
+/// Somebody with a client that syncs in the background, and the messages and files it has shown.
 struct Person {
     client: Client,
     shown: Arc<Mutex<Vec<String>>>,
+    files: Arc<Mutex<Vec<(String, MediaSource)>>>,
     syncing: tokio::task::JoinHandle<()>,
 }
 
@@ -80,10 +84,21 @@ impl Person {
 
     fn begin(client: Client) -> Self {
         let shown = Arc::new(Mutex::new(Vec::new()));
-        let list = shown.clone();
+        let files = Arc::new(Mutex::new(Vec::new()));
+        let (texts, list) = (shown.clone(), files.clone());
         client.add_event_handler(move |event: OriginalSyncRoomMessageEvent| async move {
-            if let (MessageType::Text(text), Ok(mut list)) = (event.content.msgtype, list.lock()) {
-                list.push(text.body);
+            match event.content.msgtype {
+                MessageType::Text(text) => {
+                    if let Ok(mut texts) = texts.lock() {
+                        texts.push(text.body);
+                    }
+                }
+                MessageType::File(file) => {
+                    if let Ok(mut list) = list.lock() {
+                        list.push((file.body, file.source));
+                    }
+                }
+                _ => {}
             }
         });
         let syncs = client.clone();
@@ -96,8 +111,16 @@ impl Person {
         Self {
             client,
             shown,
+            files,
             syncing,
         }
+    }
+
+    /// Where a file of this name is that was sent.
+    fn file(&self, name: &str) -> Option<MediaSource> {
+        let files = self.files.lock().ok()?;
+        let found = files.iter().find(|(called, _)| called == name);
+        found.map(|(_, source)| source.clone())
     }
 
     fn id(&self) -> anyhow::Result<OwnedUserId> {
@@ -105,34 +128,50 @@ impl Person {
     }
 
     async fn room(&self, room: &RoomId, wanted: RoomState) -> anyhow::Result<Room> {
-        let begun = Instant::now();
-        loop {
-            if let Some(room) = self.client.get_room(room)
-                && room.state() == wanted
-            {
-                return Ok(room);
-            }
-            if begun.elapsed() > PATIENCE {
-                bail!("{room} does not become {wanted:?} for {}", self.id()?);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let wrong = format!("{room} does not become {wanted:?} for {}", self.id()?);
+        patiently(&wrong, async || {
+            let found = self.client.get_room(room);
+            Ok(found.filter(|room| room.state() == wanted))
+        })
+        .await
     }
 
     async fn is_shown(&self, text: &str) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        loop {
-            if let Ok(shown) = self.shown.lock()
-                && shown.iter().any(|body| body == text)
-            {
-                return Ok(());
-            }
-            if begun.elapsed() > PATIENCE {
-                bail!("{} is not shown \"{text}\"", self.id()?);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let wrong = format!("{} is not shown \"{text}\"", self.id()?);
+        patiently(&wrong, async || {
+            let shown = self.shown.lock().ok();
+            Ok(shown
+                .filter(|shown| shown.iter().any(|body| body == text))
+                .map(drop))
+        })
+        .await
     }
+}
+
+/// Asks until there is an answer; it says what is wrong when there is none for too long.
+async fn patiently<T>(
+    wrong: &str,
+    ask: impl AsyncFn() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        if begun.elapsed() > PATIENCE {
+            bail!("{wrong}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until somebody's client knows that what it sends there has to be encrypted.
+async fn is_encrypted(room: &Room) -> anyhow::Result<()> {
+    patiently("it is not seen that the room is encrypted", async || {
+        let state = room.latest_encryption_state().await?;
+        Ok(state.is_encrypted().then_some(()))
+    })
+    .await
 }
 
 async fn client(server: &Server) -> anyhow::Result<Client> {
@@ -188,13 +227,7 @@ async fn they_talk_so_that_no_server_can_listen() -> anyhow::Result<()> {
     let bob = Person::register(&two, "bob").await?;
     let (hers, his) = meet(&alice, &bob).await?;
     hers.enable_encryption().await?;
-    let begun = Instant::now();
-    while !his.latest_encryption_state().await?.is_encrypted() {
-        if begun.elapsed() > PATIENCE {
-            bail!("Bob does not see that the room is encrypted");
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    is_encrypted(&his).await?;
     talk(&alice, &bob, &hers, &his).await?;
     drop((alice, bob));
     world.passed();

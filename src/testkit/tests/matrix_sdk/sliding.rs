@@ -19,6 +19,9 @@ const BATCH: u32 = 100;
 /// More requests than it takes to load all rooms mean that the window does not grow.
 const REQUESTS: usize = 30;
 
+/// How many rooms are made at a time: neighbours may change places.
+const AT_ONCE: usize = 8;
+
 /// Rooms made a few at a time, each with a name; the last one is the newest.
 async fn make_rooms(alice: &Plain, bob: &Plain) -> anyhow::Result<Vec<OwnedRoomId>> {
     let make = async |n: usize| -> anyhow::Result<OwnedRoomId> {
@@ -26,7 +29,7 @@ async fn make_rooms(alice: &Plain, bob: &Plain) -> anyhow::Result<Vec<OwnedRoomI
         Ok(RoomId::parse(alice.create_room(body).await?)?)
     };
     let numbers = stream::iter(0..ROOMS);
-    let rooms: Vec<OwnedRoomId> = numbers.map(make).buffered(8).try_collect().await?;
+    let rooms: Vec<OwnedRoomId> = numbers.map(make).buffered(AT_ONCE).try_collect().await?;
     let joins = [&rooms[0], &rooms[1]].map(|room| bob.join(room.as_str(), &[]));
     for joined in join_all(joins).await {
         joined?;
@@ -89,6 +92,26 @@ fn top(client: &Client) -> Option<OwnedRoomId> {
     top.map(|room| room.room_id().to_owned())
 }
 
+/// The client shows all rooms, the newest first.
+fn in_order(client: &Client, rooms: &[OwnedRoomId]) -> anyhow::Result<()> {
+    let mut shown = client.joined_rooms();
+    shown.sort_by_key(|room| std::cmp::Reverse(room.recency_stamp().map(u64::from)));
+    // Without the two that somebody joined since they were made.
+    let ids = shown.iter().map(|room| room.room_id());
+    let shown: Vec<_> = ids
+        .filter(|id| !rooms[..2].iter().any(|room| room == id))
+        .collect();
+    for (place, room) in rooms.iter().skip(2).rev().enumerate() {
+        let found = shown.iter().position(|shown| *shown == &**room);
+        let found = found.with_context(|| format!("{room} is missing"))?;
+        ensure!(
+            found.abs_diff(place) <= 2 * AT_ONCE,
+            "{room} is at {found}, not about {place}"
+        );
+    }
+    Ok(())
+}
+
 async fn sign_in(server: &Server, name: &str) -> anyhow::Result<Client> {
     let client = client(server).await?;
     let login = client.matrix_auth().login_username(name, &password(name));
@@ -117,6 +140,7 @@ async fn a_list_of_500_rooms_loads_follows_and_reconnects() -> anyhow::Result<()
         client.joined_rooms().len() == ROOMS,
         "not all rooms are there"
     );
+    in_order(&client, &rooms)?;
     let named = client.get_room(&rooms[7]).context("no room")?.name();
     ensure!(
         named.as_deref() == Some("room 7"),
