@@ -29,7 +29,10 @@ async fn rules_come_change_and_go() {
     let list = room(&rooms, RoomVersionId::V11, ADMIN).await;
     rule(&rooms, &list, "user", "1", ban("@eve:*")).await;
     rule(&rooms, &list, "server", "1", ban("*.evil.org")).await;
-    let mut seen = rooms.read_policy_rooms(&[list.clone()]).await.unwrap();
+    let mut seen = rooms
+        .read_policy_rooms(std::slice::from_ref(&list))
+        .await
+        .unwrap();
     let bans = rooms.bans();
     assert_eq!(bans.rooms(), [(list.clone(), Some(2))]);
     let found = bans.user(&user("@eve:anywhere")).unwrap();
@@ -79,7 +82,10 @@ async fn rules_come_change_and_go() {
 async fn a_room_that_comes_later_counts_from_then_on() {
     let rooms = server("h").await;
     let late = OwnedRoomId::try_from("!room:h").unwrap();
-    let mut seen = rooms.read_policy_rooms(&[late.clone()]).await.unwrap();
+    let mut seen = rooms
+        .read_policy_rooms(std::slice::from_ref(&late))
+        .await
+        .unwrap();
     assert_eq!(rooms.bans().rooms(), [(late.clone(), None)]);
     assert_eq!(room(&rooms, RoomVersionId::V11, ADMIN).await, late);
     rule(&rooms, &late, "user", "1", ban("@eve:h")).await;
