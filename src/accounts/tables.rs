@@ -87,9 +87,9 @@ pub(crate) static THREAD_CHANGES: Table<(AccountNum, Position), ThreadName> =
     Table::new(0x0333, "changes of threads");
 /// Who follows a thread, by room and root.
 pub(crate) static FOLLOWERS: Table<(String, String, AccountNum), ()> =
-    Table::new(0x0338, "followers of threads");
+    Table::new(0x0350, "followers of threads");
 /// Whether the rows of before that index are in it.
-pub(crate) static FOLLOWERS_KNOWN: Table<(), u64> = Table::new(0x0339, "followers known");
+pub(crate) static FOLLOWERS_KNOWN: Table<(), u64> = Table::new(0x0351, "followers known");
 /// Addresses elsewhere by medium and address: whose they are.
 pub(crate) static CONTACTS: Table<(String, String), Contact> = Table::new(0x0314, "contacts");
 /// The same by account.

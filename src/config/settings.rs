@@ -87,6 +87,7 @@ settings! {
 
         /// Signing in a new device by a QR code.
         table rendezvous: Rendezvous = Rendezvous::default();
+
         /// Whom and what you keep away.
         table moderation: Moderation = Moderation::default();
 
