@@ -106,7 +106,7 @@ impl Invites {
         let rules = view.rules();
         let event = sign_object(object, rules, &self.own, &self.key).map_err(RoomError::from)?;
         let event = self.rooms.signed_by_policy(&view, event).await?;
-        let state = view.stripped_state_pdus().await?;
+        let state = view.stripped_state_pdus(Some(sender)).await?;
         let state = state.iter().map(|pdu| raw(pdu).map(RawStrippedState::Pdu));
         let request = invite::Request::new(
             room.to_owned(),

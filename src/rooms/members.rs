@@ -198,7 +198,7 @@ impl Rooms {
         let mut events: Vec<String> = match &row.stripped {
             Some(told) => told_state(told, user),
             None => match self.view_num(room).await? {
-                Some(view) => view.stripped_state().await?,
+                Some(view) => view.stripped_state(member.sender(), user).await?,
                 None => Vec::new(),
             },
         };
@@ -294,19 +294,29 @@ impl RoomView {
         Ok(users)
     }
 
-    /// The stripped state events for an invite or a knock, as JSON objects.
-    pub async fn stripped_state(&self) -> Result<Vec<String>, RoomError> {
-        let state = self.states(&STRIPPED.map(|kind| (kind, ""))).await?;
+    /// The stripped state events for an invite or a knock of `user` by `sender`, as JSON objects.
+    async fn stripped_state(
+        &self,
+        sender: &UserId,
+        user: &UserId,
+    ) -> Result<Vec<String>, RoomError> {
+        let inviter = (sender != user).then_some(sender);
+        let state = self.stripped_state_pdus(inviter).await?;
         Ok(state
             .iter()
-            .flatten()
             .filter_map(|event| stripped(event.json()))
             .collect())
     }
 
-    /// The same events as whole PDUs: what other servers get (spec v1.16, MSC4311).
-    pub async fn stripped_state_pdus(&self) -> Result<Vec<Pdu>, RoomError> {
-        let state = self.states(&STRIPPED.map(|kind| (kind, ""))).await?;
+    /// The same events as whole PDUs: what other servers get (spec v1.16, MSC4311). With the membership of who invites,
+    /// from which clients take their name and picture.
+    pub async fn stripped_state_pdus(
+        &self,
+        inviter: Option<&UserId>,
+    ) -> Result<Vec<Pdu>, RoomError> {
+        let mut keys = STRIPPED.map(|kind| (kind, "")).to_vec();
+        keys.extend(inviter.map(|inviter| ("m.room.member", inviter.as_str())));
+        let state = self.states(&keys).await?;
         Ok(state.into_iter().flatten().collect())
     }
 

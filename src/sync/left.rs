@@ -2,6 +2,7 @@
 
 use resuni_rooms::{Membership, RoomOf, RoomView, SnapNum, TimelineEvent, membership_of};
 
+use resuni_store::Position;
 use ruma::uint;
 
 use crate::{answer::events, context::Context, error::SyncError, state::Span};
@@ -29,7 +30,12 @@ impl Context<'_> {
             .viewer(self.who.user)
             .await?
             .ignoring(self.ignored.clone());
-        let mut timeline = self.timeline(&view, &mut viewer, known, end).await?;
+        // Who declined, and was not in the room in between, had been told what there is up to then.
+        let from = match self.since() {
+            Some(since) if known.is_none() && !self.was_in_before(&view, end).await? => Some(since),
+            _ => known,
+        };
+        let mut timeline = self.timeline(&view, &mut viewer, from, end).await?;
         // Who declined an invite sees that, whatever the history visibility says of the rest.
         if timeline.events.is_empty() && self.request.filter.room.timeline.limit != Some(uint!(0)) {
             timeline.events.extend(own_leaving(&view, room).await?);
@@ -54,6 +60,16 @@ impl Context<'_> {
         events(&mut out, &self.room_account_data(room));
         out.push('}');
         Ok(Some(out))
+    }
+
+    /// Whether the user was joined until the event at this position.
+    async fn was_in_before(&self, view: &RoomView, leaving: Position) -> Result<bool, SyncError> {
+        let before = view
+            .state_at_position(Position(leaving.0.saturating_sub(1)))
+            .await?
+            .get("m.room.member", self.who.user.as_str())
+            .await?;
+        Ok(before.and_then(|member| membership_of(&member)) == Some(Membership::Join))
     }
 
     /// An invite or a knock of a room we are not in has ended: there is nothing to tell but that.

@@ -351,6 +351,40 @@ async fn a_declined_invite_is_told_to_who_declined_it() {
 }
 
 #[tokio::test]
+async fn who_declines_to_come_back_is_told_nothing_again() {
+    let home = Home::new().await;
+    let (alice, bob) = (home.person("alice").await, home.person("bob").await);
+    let room = home.room(&alice).await;
+    home.join(&room, &bob).await;
+    home.say(&room, &alice, "old").await;
+    let details = MemberDetails::default();
+    home.rooms
+        .kick(&room, &alice.id, &bob.id, None)
+        .await
+        .unwrap();
+    let out = home.sync(&bob, "").await;
+    home.rooms
+        .invite(&room, &alice.id, &bob.id, &details)
+        .await
+        .unwrap();
+    home.rooms.leave(&room, &bob.id, None).await.unwrap();
+    let declined = home.sync(&bob, next(&out)).await;
+    let timeline = &declined["rooms"]["leave"][room.as_str()]["timeline"];
+    let told = timeline.to_string();
+    assert!(
+        told.contains(r#""membership":"leave""#) && !told.contains("old"),
+        "{told}"
+    );
+    // Who came and went in between is told what they saw.
+    home.join(&room, &bob).await;
+    home.say(&room, &alice, "new").await;
+    home.rooms.leave(&room, &bob.id, None).await.unwrap();
+    let left = home.sync(&bob, next(&declined)).await;
+    let timeline = left["rooms"]["leave"][room.as_str()]["timeline"].to_string();
+    assert!(timeline.contains("new"), "{timeline}");
+}
+
+#[tokio::test]
 async fn waiting_clients_are_woken_by_what_concerns_them() {
     let home = Arc::new(Home::new().await);
     let (alice, bob) = (home.person("alice").await, home.person("bob").await);

@@ -188,7 +188,7 @@ impl Serve {
         require_knockable(&view).await?;
         let event = self.checked(&view, event).await?;
         self.accept(&view, origin, event).await?;
-        let state = view.stripped_state_pdus().await?;
+        let state = view.stripped_state_pdus(None).await?;
         let state = state.iter().map(|pdu| raw(pdu).map(RawStrippedState::Pdu));
         Ok(send_knock::Response::new(state.collect::<Result<_, _>>()?))
     }

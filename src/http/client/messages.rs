@@ -1,6 +1,9 @@
 //! The history of a room (Client-Server API, "Getting events for a room", "Event Context").
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use axum::extract::{Query, State};
 use bytes::Bytes;
@@ -14,7 +17,7 @@ use resuni_rooms::{
 use resuni_store::{Direction, Position};
 use resuni_sync::filter::{self, RelationTypes};
 use ruma::{
-    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, UInt,
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, UInt,
     api::client::{
         context::get_context,
         filter::RoomEventFilter,
@@ -24,7 +27,7 @@ use ruma::{
 };
 use serde::Deserialize;
 
-use super::rooms::{Reading, direction, form, limit, token, unknown_event, view};
+use super::rooms::{Reading, direction, form, is_ignored, limit, token, unknown_event, view};
 use crate::{
     error::ApiError,
     extract::{Answer, Policy, RawJson, Reply, Ruma},
@@ -52,11 +55,16 @@ pub fn routes() -> Routes {
 struct Wanted {
     filter: RoomEventFilter,
     relations: RelationTypes,
+    ignored: HashSet<OwnedUserId>,
 }
 
 impl Wanted {
     /// `uri` has the filter once more, as the client wrote it.
-    fn new(filter: RoomEventFilter, uri: &Uri) -> Result<Self, ApiError> {
+    fn new(
+        filter: RoomEventFilter,
+        uri: &Uri,
+        ignored: HashSet<OwnedUserId>,
+    ) -> Result<Self, ApiError> {
         #[derive(Deserialize)]
         struct Written {
             filter: Option<String>,
@@ -69,6 +77,7 @@ impl Wanted {
             relations: relations
                 .map_err(|error| ApiError::invalid_param(error.to_string()))?
                 .unwrap_or_default(),
+            ignored,
         })
     }
 
@@ -77,7 +86,9 @@ impl Wanted {
         Ok(viewer
             .page(query, |event| {
                 let fields = event.fields();
-                filter::pdu(&self.filter, &fields) && self.relations.pass(&fields)
+                !is_ignored(&self.ignored, &fields)
+                    && filter::pdu(&self.filter, &fields)
+                    && self.relations.pass(&fields)
             })
             .await?)
     }
@@ -90,7 +101,8 @@ async fn messages(
         body, caller, uri, ..
     }: Ruma<get_message_events::v3::Request>,
 ) -> Result<RawJson, ApiError> {
-    let wanted = Wanted::new(body.filter, &uri)?;
+    let ignored = reading.ignored(&caller).await?;
+    let wanted = Wanted::new(body.filter, &uri, ignored)?;
     let view = view(&reading.rooms, &body.room_id).await?;
     // Members, former members, and everybody where the world may read; the rest hears nothing.
     view.readable_state(&caller.user_id).await?;
@@ -217,7 +229,11 @@ async fn context(
     } else {
         limit(body.limit)
     };
-    let wanted = |event: &TimelineEvent| filter::pdu(&body.filter, &event.fields());
+    let ignored = reading.ignored(&caller).await?;
+    let wanted = |event: &TimelineEvent| {
+        let fields = event.fields();
+        !is_ignored(&ignored, &fields) && filter::pdu(&body.filter, &fields)
+    };
     let Context {
         event,
         before,

@@ -1,10 +1,12 @@
 //! What the endpoints about rooms share.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use axum::{extract::FromRef, http::StatusCode};
 use resuni_accounts::{Accounts, Session};
-use resuni_rooms::{Form, MemberProfile, RoomView, Rooms, TimelineToken, Viewer, WholeRoom};
+use resuni_rooms::{
+    Form, MemberProfile, RoomView, Rooms, TimelineToken, Viewer, WholeRoom, fields::EventFields,
+};
 use resuni_store::Direction;
 use ruma::{
     OwnedUserId, RoomId, UInt, UserId,
@@ -58,8 +60,13 @@ impl FromRef<AppState> for Reading {
 impl Reading {
     /// The caller's eyes on a room.
     pub async fn viewer(&self, view: &RoomView, caller: &Session) -> Result<Viewer, ApiError> {
-        let ignored = self.accounts.ignored_users(caller.account).await?;
+        let ignored = self.ignored(caller).await?;
         Ok(view.viewer(&caller.user_id).await?.ignoring(ignored))
+    }
+
+    /// Whom the caller ignores: of their events only state is told (Client-Server API, "Ignoring Users").
+    pub async fn ignored(&self, caller: &Session) -> Result<HashSet<OwnedUserId>, ApiError> {
+        Ok(self.accounts.ignored_users(caller.account).await?)
     }
 
     /// The same, of a room by its id. One that does not exist is one of which they see nothing.
@@ -67,6 +74,13 @@ impl Reading {
         let view = self.rooms.view(room).await?.ok_or_else(unknown_event)?;
         self.viewer(&view, caller).await
     }
+}
+
+/// Whether an event is of somebody who is ignored, and no state.
+pub fn is_ignored(ignored: &HashSet<OwnedUserId>, event: &EventFields<'_>) -> bool {
+    !ignored.is_empty()
+        && event.state_key.is_none()
+        && <&UserId>::try_from(event.sender_str()).is_ok_and(|sender| ignored.contains(sender))
 }
 
 /// What the caller may not see doesn't exist, as far as they can tell.

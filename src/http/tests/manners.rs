@@ -115,3 +115,40 @@ async fn members_redact_only_what_is_theirs() {
         "mine"
     );
 }
+
+#[tokio::test]
+async fn who_is_ignored_is_not_read() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = server
+        .create(&alice, json!({ "preset": "public_chat" }))
+        .await;
+    server
+        .in_room(Method::POST, &room, "join", &bob, json!({}))
+        .await
+        .ok();
+    let before = server.say(&room, &bob, "1", "mine").await;
+    server.say(&room, &alice, "2", "noise").await;
+    let list = json!({ "ignored_users": { "@alice:example.org": {} } });
+    let path = "/_matrix/client/v3/user/@bob:example.org/account_data/m.ignored_user_list";
+    server.put(path, &bob, list).await.ok();
+    let base = format!("/_matrix/client/v3/rooms/{room}");
+    for path in [
+        format!("{base}/messages?dir=b&limit=50"),
+        format!("{base}/context/{before}?limit=50"),
+    ] {
+        let read = server.get(&path, &bob).await.ok().to_string();
+        assert!(
+            !read.contains("noise") && read.contains("m.room.create"),
+            "{read}"
+        );
+        assert!(
+            server
+                .get(&path, &alice)
+                .await
+                .ok()
+                .to_string()
+                .contains("noise")
+        );
+    }
+}

@@ -210,7 +210,7 @@ async fn an_invite_from_outside_is_shown_pruned_and_can_be_declined_alone() {
         resuni_dag::sign_object(template, rules, there.server_name(), &there.config.key).unwrap();
     // As the other server sends it: whole events, and the invite among them.
     let view = there.view(&room).await.unwrap().unwrap();
-    let state = view.stripped_state_pdus().await.unwrap();
+    let state = view.stripped_state_pdus(None).await.unwrap();
     let told: Vec<&str> = state.iter().chain([&event]).map(Pdu::json).collect();
     let stripped = Some(format!("[{}]", told.join(",")));
     let out = OutOfBand {

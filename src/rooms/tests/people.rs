@@ -67,6 +67,7 @@ async fn a_room_begins_with_its_events_in_order() {
                 "topic",
                 "join_rules",
                 "canonical_alias",
+                "member",
                 "member"
             ]
         );
