@@ -230,14 +230,18 @@ async fn session(state: &AppState, parts: &Parts, token: &str) -> Result<Session
     #[derive(Deserialize)]
     struct Identity {
         user_id: Option<String>,
-        #[serde(alias = "org.matrix.msc3202.device_id")]
         device_id: Option<String>,
+        /// As it was called before v1.17; bridges send both.
+        #[serde(rename = "org.matrix.msc3202.device_id")]
+        old_device_id: Option<String>,
     }
     let session = if Policy::of(parts).locked {
         state.accounts.authenticate_even_locked(token).await?
     } else {
-        let Query(Identity { user_id, device_id }) = Query::try_from_uri(&parts.uri)
+        let Query(identity) = Query::<Identity>::try_from_uri(&parts.uri)
             .map_err(|error| ApiError::invalid_param(error.to_string()))?;
+        let user_id = identity.user_id;
+        let device_id = identity.device_id.or(identity.old_device_id);
         let accounts = &state.accounts;
         accounts
             .authenticate_as(token, user_id.as_deref(), device_id.as_deref())

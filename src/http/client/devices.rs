@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use http::Method;
+use http::{Method, StatusCode};
 use resuni_accounts::{Accounts, DeviceInfo};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
@@ -67,10 +67,11 @@ async fn one(
 async fn update(
     State(accounts): State<Arc<Accounts>>,
     Ruma { body, caller, .. }: Ruma<update_device::v3::Request>,
-) -> Answer<update_device::v3::Response> {
+) -> Result<(StatusCode, Reply<update_device::v3::Response>), ApiError> {
     let id = &body.device_id;
+    let mut new = false;
     if caller.appservice.is_some() {
-        accounts
+        new = accounts
             .put_device(caller.account, id, body.display_name)
             .await?;
     } else if accounts.device(caller.account, id).await?.is_none() {
@@ -80,7 +81,12 @@ async fn update(
             .rename_device(caller.account, id, body.display_name)
             .await?;
     }
-    Ok(Reply(update_device::v3::Response::new()))
+    let status = if new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, Reply(update_device::v3::Response::new())))
 }
 
 async fn delete(

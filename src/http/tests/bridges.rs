@@ -82,3 +82,60 @@ async fn a_bridge_makes_users_when_they_are_asked_for() {
     let asked = ["irc_one", "irc_nobody", "irc_two"].map(|user| format!("@{user}:example.org"));
     assert_eq!(*bridge.asked.lock(), asked, "each once, and nobody else");
 }
+
+#[tokio::test]
+async fn a_bridge_makes_devices_without_logging_in_and_acts_as_them() {
+    let server = Server::start().await;
+    let new = NewAccount {
+        localpart: Some("irc_one".to_owned()),
+        ..NewAccount::of_kind(AccountKind::AppService("irc".to_owned()))
+    };
+    server.state.accounts.register(new).await.unwrap();
+    let user = "user_id=@irc_one:example.org";
+    let path = format!("/_matrix/client/v3/devices/D?{user}");
+    // 201 and then 200 (v1.17).
+    for status in [201, 200] {
+        let put = server
+            .put(&path, "as-secret", json!({ "display_name": "Bridge" }))
+            .await;
+        assert_eq!(put.status.as_u16(), status, "{}", put.body);
+    }
+    let keys = json!({ "one_time_keys": { "signed_curve25519:A": { "key": "a" } } });
+    let old = "org.matrix.msc3202.device_id";
+    for device in ["device_id", old] {
+        let upload = format!("/_matrix/client/v3/keys/upload?{user}&{device}=D");
+        let counts = server.post(&upload, "as-secret", keys.clone()).await.ok();
+        assert_eq!(counts["one_time_key_counts"]["signed_curve25519"], 1);
+        let other = format!("/_matrix/client/v3/account/whoami?{user}&{device}=E");
+        server
+            .get(&other, "as-secret")
+            .await
+            .fails(400, "M_UNKNOWN_DEVICE");
+    }
+    // As mautrix says it: under both names.
+    let both = format!("/_matrix/client/v3/account/whoami?{user}&device_id=D&{old}=D");
+    assert_eq!(server.get(&both, "as-secret").await.ok()["device_id"], "D");
+    // What is nobody's session is nobody's device either.
+    let dry = json!({
+        "device_id": "DRY",
+        "device_data": { "algorithm": "m.dehydration.v2" },
+        "device_keys": {
+            "user_id": "@irc_one:example.org", "device_id": "DRY", "algorithms": [], "keys": {},
+        },
+    });
+    let put = format!("/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device?{user}");
+    server.put(&put, "as-secret", dry).await.ok();
+    let as_dry = format!("/_matrix/client/v3/account/whoami?{user}&device_id=DRY");
+    server
+        .get(&as_dry, "as-secret")
+        .await
+        .fails(400, "M_UNKNOWN_DEVICE");
+    let gone = server
+        .ask(http::Method::DELETE, &path, Some("as-secret"), json!({}))
+        .await;
+    gone.ok();
+    server
+        .get(&path, "as-secret")
+        .await
+        .fails(404, "M_NOT_FOUND");
+}
