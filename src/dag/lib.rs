@@ -43,7 +43,7 @@ pub use resolve::{Conflict, StateKey, base_keys, create_event_id, resolve};
 pub use room::{HistoryVisibility, JoinRule};
 pub use rules::{RoomRules, SUPPORTED};
 pub use sign::{
-    Draft, Verified, add_signature, cosign, required_signatures, sign, sign_json, sign_object,
-    verify, verify_by, verify_json, verify_text,
+    Draft, Verified, add_signature, cosign, is_whole, required_signatures, sign, sign_json,
+    sign_object, verify, verify_by, verify_json, verify_text,
 };
 pub use walk::{auth_difference, conflicted_subgraph};

@@ -234,18 +234,26 @@ pub fn verify(pdu: &Pdu, rules: &RoomRules, keys: &VerifyKeys) -> Result<Verifie
     for server in required_servers(&event, pdu, rules)? {
         verify_server(&event, &server, keys, valid_at, &bytes)?;
     }
+    if has_its_hash(&event).map_err(malformed)? {
+        Ok(Verified::All)
+    } else {
+        Ok(Verified::HashMismatch)
+    }
+}
+
+/// Whether an event is as its sender hashed it: what came redacted, or was changed on its way, is not.
+pub fn is_whole(pdu: &Pdu) -> Result<bool, FormatError> {
+    has_its_hash(&object(pdu.json())?)
+}
+
+fn has_its_hash(event: &CanonicalJsonObject) -> Result<bool, FormatError> {
     let claimed = event
         .get("hashes")
         .and_then(CanonicalJsonValue::as_object)
         .and_then(|hashes| hashes.get("sha256"))
         .and_then(CanonicalJsonValue::as_str)
         .and_then(|hash| LENIENT.decode(hash).ok());
-    let actual = content_hash(&event).map_err(malformed)?;
-    if claimed.as_deref() == Some(&actual[..]) {
-        Ok(Verified::All)
-    } else {
-        Ok(Verified::HashMismatch)
-    }
+    Ok(claimed.as_deref() == Some(&content_hash(event)?[..]))
 }
 
 /// Checks that `server` signed an event with a key in `keys`, whoever else has to: a policy server is none of those

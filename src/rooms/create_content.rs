@@ -76,6 +76,8 @@ pub struct CreateRoom {
     pub initial_state: Vec<InitialState>,
     /// The preset; `None` to follow `published`.
     pub preset: Option<Preset>,
+    /// The reason in the invites (MSC4491).
+    pub invite_reason: Option<String>,
     /// Marks the invites as the beginning of a direct chat.
     pub is_direct: bool,
     /// Laid over the power levels, key by key.
@@ -327,6 +329,9 @@ impl CreateRoom {
             .map(|user| {
                 let profile = self.invite_profiles.get(user).cloned().unwrap_or_default();
                 let mut content = profile.member_content("invite");
+                if let Some(reason) = &self.invite_reason {
+                    content.insert("reason".into(), reason.as_str().into());
+                }
                 if self.is_direct {
                     content.insert("is_direct".into(), true.into());
                 }

@@ -7,6 +7,7 @@ use ruma::EventId;
 
 use crate::error::RoomError;
 use crate::page::{Gap, Gaps, PageQuery, TimelineEvent};
+use crate::reader::stored_pdu;
 use crate::rooms::Rooms;
 use crate::tables::TIMELINE;
 use crate::types::{SnapNum, TimelineToken};
@@ -53,6 +54,33 @@ impl Viewer {
             Some(event) if self.sees(&event).await? => Ok(Some(event)),
             _ => Ok(None),
         }
+    }
+
+    /// An event as it was before it was redacted (MSC2815): for members who may redact here, and for operators. None
+    /// where this server never had it.
+    ///
+    /// # Errors
+    /// [`RoomError::Forbidden`] for all others.
+    pub async fn unredacted(
+        &self,
+        event: TimelineEvent,
+        operator: bool,
+    ) -> Result<Option<TimelineEvent>, RoomError> {
+        if !operator {
+            let levels = self.view().power_levels().await?;
+            let may = levels.user(self.user()).reaches(levels.redact());
+            if !may || !self.view().joined(self.user()).await? {
+                return Err(RoomError::Forbidden(
+                    "Only members who may redact messages see what was redacted.".to_owned(),
+                ));
+            }
+        }
+        let pdu = stored_pdu(&event.row.id, event.row.pdu.clone())?;
+        let whole = event.redaction.is_none() || resuni_dag::is_whole(&pdu)?;
+        Ok(whole.then_some(TimelineEvent {
+            redaction: None,
+            ..event
+        }))
     }
 
     /// An event and up to `limit` visible events around it that `wanted` lets through.

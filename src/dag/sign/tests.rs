@@ -77,6 +77,7 @@ fn a_signed_event_verifies_and_a_changed_one_does_not() {
         // Changed content: the hash tells, and the redacted event is as good as before.
         let changed = change(&pdu, room.rules, "/content/body", json!("other"));
         assert_eq!(changed.event_id(), pdu.event_id());
+        assert!(is_whole(&pdu).unwrap() && !is_whole(&changed).unwrap());
         assert_eq!(
             verify(&changed, room.rules, &keys).unwrap(),
             Verified::HashMismatch

@@ -7,7 +7,7 @@ use std::{
 
 use axum::extract::{Query, State};
 use bytes::Bytes;
-use http::Uri;
+use http::{StatusCode, Uri};
 use resuni_accounts::Session;
 use resuni_federation::Federation;
 use resuni_rooms::{
@@ -275,15 +275,39 @@ async fn context(
 
 async fn event(
     State(reading): State<Reading>,
-    Ruma { body, caller, .. }: Ruma<get_room_event::v3::Request>,
+    Ruma {
+        body, caller, uri, ..
+    }: Ruma<get_room_event::v3::Request>,
 ) -> Result<RawJson, ApiError> {
     let mut viewer = reading.of_room(&body.room_id, &caller).await?;
-    let event = viewer
+    let mut event = viewer
         .event(&body.event_id)
         .await?
         .ok_or_else(unknown_event)?;
+    if wants_unredacted(&uri)? {
+        let whole = viewer.unredacted(event, caller.is_admin).await?;
+        event = whole.ok_or_else(never_received)?;
+    }
     let json = viewer.json(&event, &form(&reading.rooms, &caller)).await?;
     Ok(RawJson(Bytes::from(json)))
+}
+
+/// Whether an event is wanted as it was before it was redacted (MSC2815).
+fn wants_unredacted(uri: &Uri) -> Result<bool, ApiError> {
+    #[derive(Deserialize)]
+    struct Wish {
+        #[serde(default, rename = "fi.mau.msc2815.include_unredacted_content")]
+        unredacted: bool,
+    }
+    let wish = axum::extract::Query::<Wish>::try_from_uri(uri);
+    let wish = wish.map_err(|error| ApiError::invalid_param(error.to_string()))?;
+    Ok(wish.0.unredacted)
+}
+
+fn never_received() -> ApiError {
+    let code = "FI.MAU.MSC2815_UNREDACTED_CONTENT_NOT_RECEIVED";
+    let message = "This server got the event only after it had been redacted.";
+    ApiError::new(StatusCode::NOT_FOUND, code.into(), message)
 }
 
 async fn at_time(

@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use super::{membership::check_invite, remote::Remote, rooms::profile};
 use crate::{
     error::ApiError,
-    extract::{Answer, Policy, Reply, Ruma},
+    extract::{Answer, Policy, Reply, Ruma, json_object},
     limits::Class,
     routes::Routes,
 };
@@ -36,10 +36,14 @@ async fn create(
     State(rooms): State<Arc<Rooms>>,
     State(federation): State<Option<Arc<Federation>>>,
     Ruma {
-        mut body, caller, ..
+        mut body,
+        caller,
+        raw,
+        ..
     }: Ruma<create_room::v3::Request>,
 ) -> Answer<create_room::v3::Response> {
     let own = rooms.server_name();
+    let reason = invite_reason(&raw)?;
     let mut invite_profiles = BTreeMap::new();
     // The room is made without those who don't want to be invited (spec, "Invite permission").
     for user in std::mem::take(&mut body.invite) {
@@ -56,6 +60,7 @@ async fn create(
     let request = CreateRoom {
         creator_profile: profile(&accounts, &caller.user_id).await?,
         invite_profiles,
+        invite_reason: reason.clone(),
         ..translate(body)?
     };
     let is_direct = request.is_direct;
@@ -73,6 +78,7 @@ async fn create(
     };
     let details = MemberDetails {
         is_direct,
+        reason,
         ..MemberDetails::default()
     };
     for user in far {
@@ -97,6 +103,18 @@ async fn upgrade(
         .upgrade(&body.room_id, &caller.user_id, &request)
         .await?;
     Ok(Reply(upgrade_room::v3::Response::new(replacement)))
+}
+
+/// MSC4491: "if the field is empty or omitted, no reason is attached".
+fn invite_reason(raw: &[u8]) -> Result<Option<String>, ApiError> {
+    let reason = json_object(raw)?.remove("uk.timedout.msc4491.invite_reason");
+    match reason {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(reason)) => Ok(Some(reason).filter(|reason| !reason.is_empty())),
+        Some(_) => Err(ApiError::bad_json(
+            "The reason of the invites is not a string.",
+        )),
+    }
 }
 
 fn translate(body: create_room::v3::Request) -> Result<CreateRoom, ApiError> {

@@ -49,6 +49,10 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc3391",
     // Pages of history by the type of their relations.
     "org.matrix.msc3874",
+    // What was redacted, for those who may redact.
+    "fi.mau.msc2815",
+    // A reason for the invites to a new room.
+    "uk.timedout.msc4491.create_room_invite_reasons",
     // Sliding sync.
     "org.matrix.simplified_msc3575",
 ];

@@ -543,3 +543,85 @@ async fn sync_tells_what_is_new_and_where_to_go_on() {
         format!("/_matrix/client/v3/user/@bob:example.org/rooms/{room}/account_data/m.fully_read");
     assert_eq!(server.get(&path, &bob).await.ok()["event_id"], json!(event));
 }
+
+#[tokio::test]
+async fn what_was_redacted_is_for_members_who_may_redact() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = server
+        .create(&alice, json!({ "preset": "public_chat" }))
+        .await;
+    let join = format!("/_matrix/client/v3/join/{room}");
+    server.post(&join, &bob, json!({})).await.ok();
+    let said = server.say(&room, &bob, "1", "a secret").await;
+    let redact = format!("redact/{said}/r");
+    server
+        .in_room(Method::PUT, &room, &redact, &bob, json!({}))
+        .await
+        .ok();
+    let plain = format!("event/{said}");
+    let whole = format!("{plain}?fi.mau.msc2815.include_unredacted_content=true");
+    let get = |path: &str, who: &str| {
+        let (path, who) = (path.to_owned(), who.to_owned());
+        let (server, room) = (&server, &room);
+        async move {
+            let got = server.in_room(Method::GET, room, &path, &who, Value::Null);
+            got.await
+        }
+    };
+    let shown = get(&plain, &alice).await.ok();
+    assert_eq!(shown["content"], json!({}));
+    let shown = get(&whole, &alice).await.ok();
+    assert_eq!(shown["content"]["body"], "a secret");
+    // Not even who said it.
+    get(&whole, &bob).await.fails(403, "M_FORBIDDEN");
+    // Nor who was put out, whatever power they had.
+    let levels = json!({ "users": { "@bob:example.org": 60 }, "redact": 50 });
+    let path = "state/m.room.power_levels";
+    server
+        .in_room(Method::PUT, &room, path, &alice, levels)
+        .await
+        .ok();
+    assert_eq!(get(&whole, &bob).await.ok()["content"]["body"], "a secret");
+    server
+        .in_room(Method::POST, &room, "leave", &bob, json!({}))
+        .await
+        .ok();
+    get(&plain, &bob).await.ok();
+    get(&whole, &bob).await.fails(403, "M_FORBIDDEN");
+    // Of what was not redacted there is nothing to show.
+    let said = server.say(&room, &alice, "2", "in the open").await;
+    let whole = format!("event/{said}?fi.mau.msc2815.include_unredacted_content=true");
+    assert_eq!(
+        get(&whole, &alice).await.ok()["content"]["body"],
+        "in the open"
+    );
+}
+
+#[tokio::test]
+async fn invites_to_a_new_room_have_the_reason_that_was_given() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    server.user("bob").await;
+    let reason = "uk.timedout.msc4491.invite_reason";
+    for (given, expected) in [
+        (json!("we met"), json!("we met")),
+        (json!(""), Value::Null),
+        (Value::Null, Value::Null),
+    ] {
+        let body = json!({ "invite": ["@bob:example.org"], "is_direct": true, (reason): given });
+        let room = server.create(&alice, body).await;
+        let path = "state/m.room.member/@bob:example.org";
+        let member = server
+            .in_room(Method::GET, &room, path, &alice, Value::Null)
+            .await
+            .ok();
+        assert_eq!(member["reason"], expected);
+        assert_eq!(member["is_direct"], true);
+    }
+    let body = json!({ (reason): 1 });
+    server
+        .post("/_matrix/client/v3/createRoom", &alice, body)
+        .await
+        .fails(400, "M_BAD_JSON");
+}
