@@ -116,15 +116,32 @@ synapse() {
     "$venv/bin/pip" install --quiet --disable-pip-version-check 'matrix-synapse==1.163.*'
 }
 
+# mautrix, of which bridges are made, for one that the tests run. python-olm brings libolm and compiles it.
+bridge() {
+    local venv=$HOME/.cache/resuni/mautrix-venv
+    [ -e "$venv/complete" ] && return
+    build
+    have cmake || apt cmake
+    python3 -c 'import venv, ensurepip' 2>/dev/null || apt python3 python3-venv
+    [ -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || apt python3-dev
+    echo "== installing mautrix into $venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check 'mautrix==0.21.*' 'python-olm==3.2.*' \
+        pycryptodome unpaddedbase64 base58
+    touch "$venv/complete"
+}
+
 for purpose in "$@"; do
     case $purpose in
     build) build ;;
     test)
         browser
         synapse
+        bridge
         # In a shell of its own: in this one nothing would stop at what fails before `||`.
         "$BASH" "$0" web_client || echo "Hydrogen can't be had here: its test is NOT run"
         ;;
+    bridge) bridge ;;
     web_client) web_client ;;
     complement) go_tools ;;
     deny) cargo_tool cargo-deny "^0.20" ;;

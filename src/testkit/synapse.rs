@@ -1,7 +1,7 @@
 //! Synapse as a process, on SQLite.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use crate::{
     Kind, Port, Server, World,
     process::{Launch, write},
+    python,
     resuni::SECRET,
 };
 
@@ -21,7 +22,7 @@ disable_existing_loggers: false
 ";
 
 pub(crate) fn server(world: &World, name: &str) -> anyhow::Result<Server> {
-    let program = python()?;
+    let program = python("synapse-venv", "synapse")?;
     let home = world.folder().join(name);
     std::fs::create_dir_all(home.join("data"))?;
     let (client_port, federation_port) = (Port::take()?, Port::take()?);
@@ -59,25 +60,6 @@ pub(crate) fn server(world: &World, name: &str) -> anyhow::Result<Server> {
         federation_port,
         child: None,
     })
-}
-
-/// The interpreter of the environment that `packaging/setup.sh synapse` makes; made now if it is
-/// missing.
-fn python() -> anyhow::Result<PathBuf> {
-    let home = std::env::var_os("HOME").context("HOME is not set")?;
-    let python = Path::new(&home).join(".cache/resuni/synapse-venv/bin/python");
-    if !python.exists() {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/setup.sh");
-        let status = Command::new(&script)
-            .arg("synapse")
-            .stdin(Stdio::null())
-            .status()
-            .with_context(|| format!("{} does not run", script.display()))?;
-        if !status.success() {
-            bail!("Synapse can't be installed");
-        }
-    }
-    Ok(python)
 }
 
 fn settings(world: &World, home: &Path, client_port: u16, federation_port: u16) -> String {
