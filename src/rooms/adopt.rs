@@ -15,6 +15,7 @@ use crate::{
     plan::Verdict,
     receive::Refs,
     rooms::{Rooms, rules_of},
+    send::again,
     tables::{Given, MEMBERS, Place, TOPIC_EVENT, USER_ROOMS, UserRoom, flags},
     types::{EventNum, Membership, SnapNum, StateKeyNum},
     work::Era,
@@ -35,6 +36,16 @@ impl Rooms {
         state: Vec<Pdu>,
         auth_chain: Vec<Pdu>,
         omitted: Option<Omitted>,
+    ) -> Result<Position, RoomError> {
+        let given = (state, auth_chain, omitted);
+        again(|| self.try_adopt(join.clone(), version, given.clone())).await
+    }
+
+    async fn try_adopt(
+        &self,
+        join: Pdu,
+        version: &RoomVersionId,
+        (state, auth_chain, omitted): (Vec<Pdu>, Vec<Pdu>, Option<Omitted>),
     ) -> Result<Position, RoomError> {
         let room_id: OwnedRoomId = join.room_id().to_owned();
         let mut lane = self.lanes.enter(&room_id).await;
@@ -105,7 +116,7 @@ impl Line<'_> {
         Ok(())
     }
 
-    /// The state of these events, as far as they were not rejected.
+    /// The state of these events, as far as they are here and were not rejected.
     async fn state_handed_over(&mut self, state: Vec<Pdu>) -> Result<SnapNum, RoomError> {
         let mut entries: HashMap<StateKeyNum, EventNum> = HashMap::with_capacity(state.len());
         for pdu in state {
@@ -115,7 +126,8 @@ impl Line<'_> {
             let row = self.work.reader.event_row(num).await?;
             let Some(key) = row
                 .state_key
-                .filter(|_| row.room == self.live.num && row.place != Place::Rejected)
+                .filter(|_| row.room == self.live.num)
+                .filter(|_| !matches!(row.place, Place::Rejected | Place::Unchecked))
             else {
                 continue;
             };

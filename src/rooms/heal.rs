@@ -18,6 +18,7 @@ use crate::{
     replay::Replay,
     resolve,
     rooms::Rooms,
+    send::again,
     tables::{EventRow, Given, PartialEvent, Place, TIMELINE, flags},
     types::{EventNum, SnapNum},
     work::Era,
@@ -53,6 +54,15 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::NotFound`] if no state is known at the event, [`RoomError::TooLarge`] if it is too far back.
     pub async fn judge_again(
+        &self,
+        room: &RoomId,
+        from: &EventId,
+        told: &[OwnedEventId],
+    ) -> Result<JudgedAgain, RoomError> {
+        again(|| self.try_judge_again(room, from, told)).await
+    }
+
+    async fn try_judge_again(
         &self,
         room: &RoomId,
         from: &EventId,

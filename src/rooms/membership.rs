@@ -457,7 +457,10 @@ impl Rooms {
     }
 
     /// The room, for somebody who is in it.
-    async fn view_for(&self, room: &RoomId, sender: &UserId) -> Result<RoomView, RoomError> {
+    ///
+    /// # Errors
+    /// [`RoomError::UnknownRoom`], or [`RoomError::Forbidden`] for others.
+    pub async fn view_for(&self, room: &RoomId, sender: &UserId) -> Result<RoomView, RoomError> {
         let view = self.view_known(room).await?;
         if !view.joined(sender).await? {
             return Err(RoomError::Forbidden("you are not in this room".into()));

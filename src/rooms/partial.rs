@@ -23,6 +23,7 @@ use crate::{
     receive::Refs,
     resolve,
     rooms::Rooms,
+    send::again,
     tables::{
         Given, PARTIAL, PARTIAL_EVENTS, PartialEvent, PartialRoom, ROOM_SERVERS, SERVER_ROOMS,
         TOLD_SERVERS, TOPIC_WHOLE, WholeLog,
@@ -196,6 +197,10 @@ impl Rooms {
     /// Judges again what came while the state was partial, if nothing is missing any more, and makes the room whole.
     /// Whether it is.
     pub async fn complete(&self, room: &RoomId) -> Result<bool, RoomError> {
+        again(|| self.try_complete(room)).await
+    }
+
+    async fn try_complete(&self, room: &RoomId) -> Result<bool, RoomError> {
         let room: OwnedRoomId = room.to_owned();
         let mut lane = self.lanes.enter(&room).await;
         let Some(mut line) = Line::open(self, &mut lane, &room).await? else {

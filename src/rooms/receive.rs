@@ -16,6 +16,7 @@ use crate::{
     policy::NOT_RECOMMENDED,
     resolve,
     rooms::Rooms,
+    send::again,
     tables::{Given, Place},
     types::{EventNum, RoomNum, SnapNum},
     work::Work,
@@ -66,8 +67,18 @@ impl Rooms {
                 format!("the event {} is of another room", pdu.event_id()),
             ));
         }
+        let (pdu, unwanted) = self.heed_policy(room, pdu).await?;
+        again(|| self.try_receive(room, pdu.clone(), state.clone(), unwanted)).await
+    }
+
+    async fn try_receive(
+        &self,
+        room: &RoomId,
+        pdu: Pdu,
+        state: Option<Vec<OwnedEventId>>,
+        unwanted: bool,
+    ) -> Result<Received, RoomError> {
         let room: OwnedRoomId = room.to_owned();
-        let (pdu, unwanted) = self.heed_policy(&room, pdu).await?;
         let mut lane = self.lanes.enter(&room).await;
         let Some(mut line) = Line::open(self, &mut lane, &room).await? else {
             return Ok(Received::Known);

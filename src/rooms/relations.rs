@@ -86,6 +86,9 @@ async fn redact(
             }
             return Ok(());
         }
+        if row.place != Place::Unchecked {
+            return Ok(());
+        }
     }
     work.batch.put(&HELD_REDACTIONS, &(room, hash, num), &());
     Ok(())

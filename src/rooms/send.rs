@@ -23,6 +23,20 @@ use crate::{
 /// dropped half-way.
 const ATTEMPTS: usize = 3;
 
+/// Does something again that met another writer's batch. Nothing of the attempt was written.
+pub(crate) async fn again<T, A>(attempt: impl Fn() -> A) -> Result<T, RoomError>
+where
+    A: Future<Output = Result<T, RoomError>>,
+{
+    for _ in 1..ATTEMPTS {
+        match attempt().await {
+            Err(RoomError::Contended) => {}
+            done => return done,
+        }
+    }
+    attempt().await
+}
+
 impl Rooms {
     /// Sends an event into a room we are in. A known transaction, and state that is so already, are answered with the event
     /// that is there.
@@ -39,16 +53,7 @@ impl Rooms {
         if event.kind != "m.room.member" {
             self.presence().active(sender);
         }
-        for _ in 1..ATTEMPTS {
-            match self
-                .try_send(room, sender, event.clone(), txn.clone())
-                .await
-            {
-                Err(RoomError::Contended) => {}
-                done => return done,
-            }
-        }
-        self.try_send(room, sender, event, txn).await
+        again(|| self.try_send(room, sender, event.clone(), txn.clone())).await
     }
 
     async fn try_send(
@@ -94,8 +99,12 @@ impl Rooms {
         event: Pdu,
         txn: Option<TxnKey>,
     ) -> Result<OwnedEventId, RoomError> {
-        let room = event.room_id().to_owned();
         let event = self.asked(policy, event).await?;
+        again(|| self.send_asked(event.clone(), txn.clone())).await
+    }
+
+    async fn send_asked(&self, event: Pdu, txn: Option<TxnKey>) -> Result<OwnedEventId, RoomError> {
+        let room = event.room_id().to_owned();
         let id = event.event_id().to_owned();
         let mut lane = self.lanes.enter(&room).await;
         let mut line = Line::open(self, &mut lane, &room)

@@ -151,7 +151,9 @@ impl Serve {
         let at = std::slice::from_ref(&request.event_id);
         let view = self.room_at(origin, &request.room_id, at).await?;
         let event = view.event_row(&request.event_id).await?;
-        let (num, _) = event.ok_or_else(|| unknown_event(&request.event_id))?;
+        let (num, _) = event
+            .filter(|(_, row)| row.place != Place::Unchecked)
+            .ok_or_else(|| unknown_event(&request.event_id))?;
         let chain = auth_chain::of(&view, &[num]).await?;
         Ok(event_auth::Response::new(raws(&view.pdus(&chain).await?)?))
     }

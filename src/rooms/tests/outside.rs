@@ -97,6 +97,50 @@ async fn an_invite_from_outside_ends_with_the_join_or_without() {
     }
 }
 
+/// What was taken unchecked is no part of a state as long as nobody can say that it is allowed.
+#[tokio::test]
+async fn an_invite_that_nothing_authorises_stays_out_of_the_state() {
+    let (here, there) = (server("here").await, server("there").await);
+    let room = room(&here, RoomVersionId::V12, "@alice:here").await;
+    let alice = user("@alice:here");
+    // The invite hangs on this event, which is then left out.
+    let renamed = raw(json!({ "membership": "join", "displayname": "Alice" }));
+    let renamed = NewEvent::state("m.room.member", "@alice:here", renamed);
+    let renamed = here.send(&room, &alice, renamed, None).await.unwrap();
+    let invite = member("@carol:there", "invite");
+    let invite = here.send(&room, &alice, invite, None).await.unwrap();
+    let version = RoomVersionId::V12;
+    let taken = OutOfBand {
+        user: &user("@carol:there"),
+        room: &room,
+        version: &version,
+        stripped: Some("[]".to_owned()),
+        event: pdu(&here, &invite).await,
+    };
+    there.record_invite(taken).await.unwrap();
+
+    let joining = signed(
+        &here,
+        &there,
+        &room,
+        "@bob:there",
+        member("@bob:there", "join"),
+    );
+    let joining = joining.await;
+    let (mut state, mut chain) = state_and_chain(&here, &room).await;
+    for events in [&mut state, &mut chain] {
+        events.retain(|pdu| *pdu.event_id() != *renamed);
+    }
+    there
+        .adopt(joining, &version, state, chain, None)
+        .await
+        .unwrap();
+    assert_eq!(place(&there, &invite).await, Place::Unchecked);
+    let view = there.view(&room).await.unwrap().unwrap();
+    let carol = view.state("m.room.member", "@carol:there").await.unwrap();
+    assert!(carol.is_none(), "{carol:?}");
+}
+
 #[tokio::test]
 async fn an_invite_must_be_one_for_that_user_and_room() {
     let (here, there) = (server("here").await, server("there").await);
