@@ -1,7 +1,7 @@
 //! History that a reader asks for and that this server does not have (server-server API,
 //! "Backfilling and retrieving missing events").
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use resuni_rooms::{Gap, RoomView};
 use ruma::{
@@ -21,6 +21,9 @@ const LIMIT: u32 = 100;
 const MAX_FROM: usize = 20;
 /// How often states and auth events are brought for one piece of history.
 const MAX_ROUNDS: usize = 4;
+/// States fetched for one piece of history. Where many write at once the graph is wide: of a hundred events twenty may
+/// follow others that are not among them.
+const MAX_STATES: usize = 32;
 const TERMS: Terms = Terms {
     heed_backoff: true,
     ..Terms::ASKED.up_to(16 << 20)
@@ -100,26 +103,37 @@ impl Fetcher {
         }
         let events = self.checked(view, answer.pdus).await;
         let mut states: HashMap<OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
-        let mut laid = 0;
+        let (mut asked, mut failure, mut laid) = (HashSet::new(), None, 0);
         for _ in 0..MAX_ROUNDS {
             let done = self
                 .rooms
                 .backfill(room, &gap.event_id, events.clone(), states.clone())
                 .await?;
             laid += done.laid;
-            let unresolved = done.need_state.iter().find(|id| !states.contains_key(*id));
-            if done.need_auth.is_empty() && unresolved.is_none() {
+            let unresolved = done.need_state.into_iter();
+            let unresolved: Vec<_> = unresolved
+                .filter(|id| !asked.contains(id))
+                .take(MAX_STATES - asked.len())
+                .collect();
+            if done.need_auth.is_empty() && unresolved.is_empty() {
                 break;
             }
             if !done.need_auth.is_empty() {
                 let auth = self.events(view, server, &done.need_auth).await;
                 self.outliers(view, auth).await?;
             }
-            if let Some(id) = unresolved {
-                let state = self.state_at(room, server, id).await?;
-                states.insert(id.clone(), state);
+            for id in unresolved {
+                match self.state_at(room, server, &id).await {
+                    Ok(state) => drop(states.insert(id.clone(), state)),
+                    Err(error) => drop(failure.get_or_insert(error)),
+                }
+                asked.insert(id);
             }
         }
-        Ok(laid)
+        match failure {
+            // What was laid is not fetched again; for the rest another server may be asked.
+            Some(error) if laid == 0 => Err(error),
+            _ => Ok(laid),
+        }
     }
 }

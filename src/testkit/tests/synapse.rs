@@ -1,5 +1,5 @@
 //! Resuni and Synapse, each once as a room's creator: people join from the other server, write,
-//! change things, are invited and kicked, and leave; in the end both have the same room. In rooms of one version also
+//! change things, are invited and kicked, and leave; in the end both have the same room. Also
 //! what happens less often, see [`life`].
 
 #[path = "synapse/life.rs"]
@@ -11,10 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use futures_util::future::try_join_all;
 use resuni_testkit::{CallError, Client, Reader, Server, World, agree_within};
 use serde_json::{Value, json};
 
-use life::People;
+use life::{People, Versions};
 
 /// More than this means that something is stuck.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -41,33 +42,58 @@ async fn rooms_with_synapse() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Every version from the oldest to the newest is made on each side.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not whole yet: with Resuni as the creator it passes up to restricted joins, the rest has not been seen"]
+#[ignore = "not whole yet: it passes up to a history that is twenty branches wide; the outages after it have not been seen"]
 async fn life_with_synapse() -> anyhow::Result<()> {
     let world = World::new("life")?;
     let (mut resuni, mut synapse) = (
         world.resuni("resuni").await?,
         world.synapse("synapse").await?,
     );
+    let ours = Versions {
+        invites: "1",
+        knocks: "9",
+        restricted: "9",
+        bans: "6",
+        redactions: "1",
+        upgrade: ("11", "12"),
+        history: "12",
+        outage: "10",
+    };
+    let theirs = Versions {
+        invites: "6",
+        knocks: "11",
+        restricted: "12",
+        bans: "1",
+        redactions: "11",
+        upgrade: ("9", "12"),
+        history: "10",
+        outage: "12",
+    };
     let people = [
-        People::of(&resuni, &synapse).await?,
-        People::of(&synapse, &resuni).await?,
+        People::of(&resuni, &synapse, ours).await?,
+        People::of(&synapse, &resuni, theirs).await?,
     ];
-    for people in &people {
+    let met = people.iter().map(|people| async {
         let met = people.meet().await;
-        met.with_context(|| format!("with {} as the creator", people.here))?;
+        met.with_context(|| format!("with {} as the creator", people.here))
+    });
+    try_join_all(met).await?;
+    for people in &people {
+        let room = people.shared().await?;
+        let (here, there) = (&people.anna, &people.ben);
+        let (creators, others) = match people.here == resuni.name() {
+            true => (&mut resuni, &mut synapse),
+            false => (&mut synapse, &mut resuni),
+        };
+        let away = people.outage(&room, (here, there), others);
+        away.await.context("who joined was away")?;
+        let away = people.outage(&room, (there, here), creators);
+        away.await.context("who made the room was away")?;
     }
-    let room = people[0].shared().await?;
-    let (ours, theirs) = (&people[0].anna, &people[0].ben);
-    people[0]
-        .outage(&room, (ours, theirs), &mut synapse)
-        .await
-        .context("Synapse was away")?;
-    people[0]
-        .outage(&room, (theirs, ours), &mut resuni)
-        .await
-        .context("Resuni was away")?;
     resuni.stop().await?;
+    synapse.stop().await?;
     resuni.doctor()?;
     world.passed();
     Ok(())
@@ -134,7 +160,7 @@ async fn share_a_room(creator: &Server, joiner: &Server, version: &str) -> anyho
 async fn look(client: &Client) -> anyhow::Result<Value> {
     static LOOKS: AtomicUsize = AtomicUsize::new(1);
     let limit = LOOKS.fetch_add(1, Ordering::Relaxed);
-    let filter = json!({ "room": { "timeline": { "limit": limit } } });
+    let filter = json!({ "room": { "timeline": { "limit": limit }, "include_leave": true } });
     Ok(client.sync("", Duration::ZERO, &filter.to_string()).await?)
 }
 

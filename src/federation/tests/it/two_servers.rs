@@ -34,7 +34,7 @@ pub async fn join(who: &Part, room: &RoomId, via: &Part) -> Result<Joined, Feder
 }
 
 /// The ids of all events in the timeline.
-async fn timeline(at: &Part, room: &RoomId) -> Vec<String> {
+pub async fn timeline(at: &Part, room: &RoomId) -> Vec<String> {
     let view = at.view(room).await;
     let query = PageQuery {
         from: TimelineToken {
@@ -402,36 +402,6 @@ async fn a_server_that_is_put_out_after_a_gap_learns_of_it() {
     assert_eq!(
         refused.await.unwrap_err().remote_code(),
         Some("M_NOT_FOUND")
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn history_before_the_join_is_fetched_for_who_asks() {
-    let authority = Authority::new();
-    let [a, b] = servers(&authority, ["a.test", "b.test"]).await;
-    let room = room(&a, "12", Preset::PublicChat).await;
-    let mut said = Vec::new();
-    for n in 0..30 {
-        said.push(a.say(&room, &format!("long ago {n}")).await);
-    }
-    join(&b, &room, &a).await.unwrap();
-    let view = b.view(&room).await;
-    let query = PageQuery {
-        from: view.end(),
-        to: None,
-        dir: Direction::Backward,
-        limit: 100,
-        gaps: Gaps::Stop,
-    };
-    let page = view.page(query).await.unwrap();
-    let gap = page.gap.expect("the history before the join is missing");
-    let laid = b.federation.fetcher.backfill(&room, &gap).await.unwrap();
-    assert!(laid >= 30, "{laid}");
-    let at_b = timeline(&b, &room).await;
-    assert_eq!(
-        at_b,
-        timeline(&a, &room).await,
-        "the whole history, in the same order"
     );
 }
 
