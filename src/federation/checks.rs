@@ -3,8 +3,10 @@
 
 use std::{sync::Arc, thread::available_parallelism};
 
-use resuni_dag::{Pdu, RoomRules, Verified, VerifyKeys, redact, required_signatures, verify};
-use ruma::{OwnedEventId, RoomId};
+use resuni_dag::{
+    Pdu, RoomRules, SignatureError, Verified, VerifyKeys, redact, required_signatures, verify,
+};
+use ruma::{OwnedEventId, OwnedServerName, RoomId};
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
@@ -23,6 +25,28 @@ pub struct Dropped {
     pub event_id: Option<OwnedEventId>,
     /// A sentence for the operator and the other server.
     pub reason: String,
+    /// The key that could not be had, if it is for this alone that it was dropped.
+    pub needs: Option<Needed>,
+}
+
+/// The servers that must have signed an event, with the ids of the keys they signed it with.
+type Signatures = Vec<(OwnedServerName, Vec<String>)>;
+
+fn needed_for<'a>(
+    pdu: &Pdu,
+    signatures: &'a Signatures,
+    rules: &RoomRules,
+) -> impl Iterator<Item = Needed> + use<'a> {
+    let at_ms = if rules.enforce_key_validity() {
+        pdu.origin_server_ts()
+    } else {
+        0
+    };
+    signatures.iter().map(move |(server, key_ids)| Needed {
+        server: server.clone(),
+        key_ids: key_ids.clone(),
+        at_ms,
+    })
 }
 
 /// Checks events of other servers, many at once on a bounded number of blocking threads.
@@ -57,7 +81,11 @@ impl Checker {
         let admission = Arc::clone(&self.admission);
         let parsed = self
             .on_threads(raws, move |raw: Box<RawValue>| {
-                let drop = |event_id, reason: String| Dropped { event_id, reason };
+                let drop = |event_id, reason: String| Dropped {
+                    event_id,
+                    reason,
+                    needs: None,
+                };
                 let pdu = Pdu::parse(raw.get(), rules).map_err(|e| drop(None, e.to_string()))?;
                 let id = || Some(pdu.event_id().to_owned());
                 if pdu.room_id() != room {
@@ -72,28 +100,30 @@ impl Checker {
                 Ok((pdu, signatures))
             })
             .await;
-        let needed = parsed.iter().flatten().flat_map(|(pdu, signatures)| {
-            let at_ms = if rules.enforce_key_validity() {
-                pdu.origin_server_ts()
-            } else {
-                0
-            };
-            signatures.iter().map(move |(server, key_ids)| Needed {
-                server: server.clone(),
-                key_ids: key_ids.clone(),
-                at_ms,
-            })
-        });
+        let needed = parsed.iter().flatten();
+        let needed = needed.flat_map(|(pdu, signatures)| needed_for(pdu, signatures, rules));
         let keys: Arc<VerifyKeys> = Arc::new(self.keys.find(needed.collect()).await);
-        self.on_threads(parsed, move |parsed: Result<(Pdu, _), Dropped>| {
-            let (pdu, _signatures) = parsed?;
-            let dropped = |reason: String| Dropped {
+        self.on_threads(parsed, move |parsed: Result<(Pdu, Signatures), Dropped>| {
+            let (pdu, signatures) = parsed?;
+            let dropped = |reason: String, needs| Dropped {
                 event_id: Some(pdu.event_id().to_owned()),
                 reason,
+                needs,
             };
-            match verify(&pdu, rules, &keys).map_err(|e| dropped(e.to_string()))? {
-                Verified::All => Ok(pdu),
-                Verified::HashMismatch => redact(&pdu, rules).map_err(|e| dropped(e.to_string())),
+            match verify(&pdu, rules, &keys) {
+                Ok(Verified::All) => Ok(pdu),
+                Ok(Verified::HashMismatch) => {
+                    redact(&pdu, rules).map_err(|e| dropped(e.to_string(), None))
+                }
+                Err(SignatureError::NoUsableKey(server)) => {
+                    let mut needs = needed_for(&pdu, &signatures, rules);
+                    let needs = needs.find(|need| need.server == server);
+                    Err(dropped(
+                        SignatureError::NoUsableKey(server).to_string(),
+                        needs,
+                    ))
+                }
+                Err(error) => Err(dropped(error.to_string(), None)),
             }
         })
         .await

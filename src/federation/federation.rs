@@ -25,6 +25,7 @@ use crate::{
     sender::{Sender, SenderParts},
     serve::{Serve, ServeParts},
     third_party::{ThirdPartyInvites, ThirdPartyParts},
+    unverified::{Notes, Unverified},
 };
 
 /// What federation stands on.
@@ -73,6 +74,8 @@ pub struct Federation {
     pub key_cache: KeyCache,
     /// Rooms whose members are still arriving.
     resyncs: Arc<Resyncs>,
+    /// States that lack events.
+    unverified: Arc<Unverified>,
     typing: Arc<Typing>,
 }
 
@@ -113,12 +116,22 @@ impl Federation {
             Arc::clone(client),
         )));
         let checker = Checker::new(Arc::clone(&network.keys), Arc::clone(&network.admission));
+        let notes = Arc::new(Notes::new(store.clone()));
         let fetcher = Arc::new(Fetcher::new(
             server_name.clone(),
             Arc::clone(&rooms),
             Arc::clone(client),
             checker.clone(),
+            Arc::clone(&notes),
         ));
+        let unverified = Unverified::new(
+            server_name.clone(),
+            Arc::clone(&rooms),
+            Arc::clone(&network.keys),
+            Arc::clone(&fetcher),
+            Arc::clone(&notes),
+            stop.clone(),
+        );
         let invites = Arc::new(Invites::new(InvitesParts {
             own: server_name.clone(),
             key: Arc::clone(&key),
@@ -156,6 +169,7 @@ impl Federation {
             fetcher: Arc::clone(&fetcher),
             invites: Arc::clone(&invites),
             divergences: Arc::clone(&divergences),
+            unverified: Arc::clone(&unverified),
             typing: Arc::clone(&typing),
             clock: Arc::clone(&clock),
             stop,
@@ -167,7 +181,7 @@ impl Federation {
             Arc::clone(&rooms),
             Arc::clone(client),
             checker.clone(),
-            (Arc::clone(&clock), Arc::clone(&resyncs)),
+            (Arc::clone(&clock), Arc::clone(&resyncs), notes),
         );
         let third_party = ThirdPartyInvites::new(ThirdPartyParts {
             own: server_name.clone(),
@@ -177,6 +191,7 @@ impl Federation {
             client: Arc::clone(client),
             invites: Arc::clone(&invites),
             sender: Arc::clone(&sender),
+            web: Arc::clone(&network.web),
         });
         let serve = Serve::new(ServeParts {
             own: server_name,
@@ -199,6 +214,7 @@ impl Federation {
             serve,
             key_cache,
             resyncs,
+            unverified,
             typing,
         })
     }
@@ -211,6 +227,7 @@ impl Federation {
         self.resyncs.resume().await?;
         tokio::select! {
             done = self.sender.run() => done,
+            Err(error) = self.unverified.run() => Err(error),
             // Ends only when the server stops, and then the sender still has its place to write down.
             () = async {
                 tokio::join!(

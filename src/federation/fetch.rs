@@ -31,6 +31,8 @@ use crate::{
     checks::Checker,
     client::{Client, Terms},
     error::FederationError,
+    keys::Needed,
+    unverified::Notes,
 };
 
 /// Events asked for at once where history is missing.
@@ -73,6 +75,7 @@ pub struct Fetcher {
     pub(crate) rooms: Arc<Rooms>,
     pub(crate) client: Arc<Client>,
     checker: Checker,
+    notes: Arc<Notes>,
     pub(crate) own: OwnedServerName,
     /// One backfill per room at a time.
     turns: Mutex<HashMap<OwnedRoomId, Arc<AsyncMutex<()>>>>,
@@ -86,11 +89,13 @@ impl Fetcher {
         rooms: Arc<Rooms>,
         client: Arc<Client>,
         checker: Checker,
+        notes: Arc<Notes>,
     ) -> Self {
         Self {
             rooms,
             client,
             checker,
+            notes,
             own,
             turns: Mutex::default(),
         }
@@ -293,7 +298,10 @@ impl Fetcher {
         if let [parent] = missing {
             match self.state_ids(room, server, parent).await {
                 // What of it can't be had now can't be had by asking for it at another event.
-                Ok(ids) => return self.advance(room, server, ids, parent).await,
+                Ok(ids) => {
+                    let before = pdu.event_id();
+                    return self.advance(room, server, ids, (parent, before)).await;
+                }
                 Err(error) if error.is_unreachable() => return Err(error),
                 Err(error) => {
                     tracing::debug!(%room, event = %parent, %error, "no state at a missing event");
@@ -303,15 +311,15 @@ impl Fetcher {
         self.state_at(room, server, pdu.event_id()).await
     }
 
-    /// The ids of the state after an event that is not here.
+    /// The ids of the state after an event that is not here. It is wanted as the state before another event.
     pub(crate) async fn state_after(
         &self,
         room: &RoomId,
         server: &ServerName,
-        event: &OwnedEventId,
+        (event, before): (&OwnedEventId, &EventId),
     ) -> Result<Vec<OwnedEventId>, FederationError> {
         let ids = self.state_ids(room, server, event).await?;
-        self.advance(room, server, ids, event).await
+        self.advance(room, server, ids, (event, before)).await
     }
 
     /// The state before an event brought, and the event added to it.
@@ -319,18 +327,22 @@ impl Fetcher {
         &self,
         room: &RoomId,
         server: &ServerName,
-        before: state_ids::Response,
-        event: &OwnedEventId,
+        ids: state_ids::Response,
+        (event, before): (&OwnedEventId, &EventId),
     ) -> Result<Vec<OwnedEventId>, FederationError> {
-        let mut state = self.bring_state(room, server, event, before).await?;
+        let mut state = self.bring_state(room, server, (event, before), ids).await?;
         let view = self.view(room).await?;
-        let event = self
-            .events(&view, server, std::slice::from_ref(event))
-            .await
-            .pop();
-        let event = event.ok_or_else(|| {
-            FederationError::bad_answer(server, "it does not give the event itself")
-        })?;
+        let ids = std::slice::from_ref(event);
+        let (mut events, lacking) = self.events_or_needs(&view, server, ids).await;
+        let Some(event) = events.pop() else {
+            if lacking.is_empty() {
+                let reason = "it does not give the event itself";
+                return Err(FederationError::bad_answer(server, reason));
+            }
+            // Whose key can't be had today may never be: the room must not wait for it.
+            self.notes.note(room, before, lacking).await;
+            return Ok(state);
+        };
         if event.is_state() {
             let replaced = self.same_key(&view, &state, &event).await?;
             state.retain(|id| Some(id) != replaced.as_ref());
@@ -365,7 +377,7 @@ impl Fetcher {
         event: &EventId,
     ) -> Result<Vec<OwnedEventId>, FederationError> {
         let ids = self.state_ids(room, server, event).await?;
-        self.bring_state(room, server, event, ids).await
+        self.bring_state(room, server, (event, event), ids).await
     }
 
     async fn state_ids(
@@ -386,12 +398,12 @@ impl Fetcher {
     }
 
     /// Makes the events of a state and of its auth chain known to the room. The ids of the state, of those events
-    /// that passed their checks.
+    /// that passed their checks. What lacks only a key is noted for the event `before` which the state is wanted.
     async fn bring_state(
         &self,
         room: &RoomId,
         server: &ServerName,
-        event: &EventId,
+        (event, before): (&EventId, &EventId),
         ids: state_ids::Response,
     ) -> Result<Vec<OwnedEventId>, FederationError> {
         let view = self.view(room).await?;
@@ -402,17 +414,18 @@ impl Fetcher {
                 unknown.push(id.clone());
             }
         }
-        let mut events = Vec::new();
+        let (mut events, mut lacking) = (Vec::new(), Vec::new());
         if unknown.len() <= ONE_BY_ONE {
-            events = self.events(&view, server, &unknown).await;
+            (events, lacking) = self.events_or_needs(&view, server, &unknown).await;
         }
-        let all = events.len() == unknown.len();
+        let all = events.len() + lacking.len() == unknown.len();
         self.outliers(&view, events).await?;
         // What can't be had one by one is asked for once more as a whole: then nothing is missing because the network
         // failed.
         if !all {
-            self.bring_whole_state(&view, server, event).await?;
+            lacking = self.bring_whole_state(&view, server, event).await?;
         }
+        self.notes.note(room, before, lacking).await;
         // What could not be had or did not pass its checks is no part of the state.
         let view = self.view(room).await?;
         let mut known = Vec::with_capacity(ids.pdu_ids.len());
@@ -425,13 +438,13 @@ impl Fetcher {
     }
 
     /// Makes the events of the state before an event known to the room, and those of its auth chain: the answer is held
-    /// once, and of what is made of it only a part at a time.
+    /// once, and of what is made of it only a part at a time. The keys that some of them could not be checked without.
     async fn bring_whole_state(
         &self,
         view: &RoomView,
         server: &ServerName,
         event: &EventId,
-    ) -> Result<(), FederationError> {
+    ) -> Result<Vec<Needed>, FederationError> {
         let request = room_state::Request::new(event.to_owned(), view.room_id().to_owned());
         let answer = self.client.answer(server, request, STATE_TERMS).await?;
         let state: WholeState<'_> = serde_json::from_slice(&answer.body)
@@ -444,12 +457,14 @@ impl Fetcher {
         }
         // The auth chain at once, as its events may come in any order; then everything that the state builds on is here.
         let parts = std::iter::once(&state.auth_chain[..]).chain(state.pdus.chunks(STATE_PART));
+        let mut lacking = Vec::new();
         for part in parts {
             let raws = part.iter().map(|raw| (*raw).to_owned()).collect();
-            let events = self.checked(view, raws).await;
+            let (events, needs) = self.checked_or_needs(view, raws).await;
             self.outliers(view, events).await?;
+            lacking.extend(needs);
         }
-        Ok(())
+        Ok(lacking)
     }
 
     /// Fetches events by id, as far as they can be had.
@@ -459,6 +474,16 @@ impl Fetcher {
         server: &ServerName,
         ids: &[OwnedEventId],
     ) -> Vec<Pdu> {
+        self.events_or_needs(view, server, ids).await.0
+    }
+
+    /// The same, and the keys that others of them could not be checked without.
+    async fn events_or_needs(
+        &self,
+        view: &RoomView,
+        server: &ServerName,
+        ids: &[OwnedEventId],
+    ) -> (Vec<Pdu>, Vec<Needed>) {
         let mut requests = Vec::with_capacity(ids.len());
         for id in ids {
             requests.push(self.raw_event(server, id).boxed());
@@ -468,10 +493,10 @@ impl Fetcher {
             .filter_map(std::future::ready)
             .collect()
             .await;
-        let mut events = self.checked(view, raws).await;
+        let (mut events, needs) = self.checked_or_needs(view, raws).await;
         // What was not asked for is not taken.
         events.retain(|pdu| ids.iter().any(|id| id == pdu.event_id()));
-        events
+        (events, needs)
     }
 
     async fn raw_event(&self, server: &ServerName, id: &EventId) -> Option<Box<RawValue>> {
@@ -495,17 +520,26 @@ impl Fetcher {
 
     /// Those that pass the checks.
     pub(crate) async fn checked(&self, view: &RoomView, raws: Vec<Box<RawValue>>) -> Vec<Pdu> {
+        self.checked_or_needs(view, raws).await.0
+    }
+
+    async fn checked_or_needs(
+        &self,
+        view: &RoomView,
+        raws: Vec<Box<RawValue>>,
+    ) -> (Vec<Pdu>, Vec<Needed>) {
         let checked = self.checker.check(view.room_id(), view.rules(), raws).await;
-        let mut passed = Vec::with_capacity(checked.len());
+        let (mut passed, mut needs) = (Vec::with_capacity(checked.len()), Vec::new());
         for event in checked {
             match event {
                 Ok(pdu) => passed.push(pdu),
                 Err(dropped) => {
                     tracing::debug!(room = %view.room_id(), event = ?dropped.event_id, reason = dropped.reason, "a fetched event was dropped");
+                    needs.extend(dropped.needs);
                 }
             }
         }
-        passed
+        (passed, needs)
     }
 
     pub(crate) async fn view(&self, room: &RoomId) -> Result<RoomView, FederationError> {

@@ -26,9 +26,11 @@ use crate::{
     client::{Client, Terms},
     error::FederationError,
     invites::{json_list, stripped_of},
+    keys::Needed,
     lookup,
     resync::Resyncs,
     template::{self, Expected},
+    unverified::Notes,
 };
 
 /// Servers that are tried for one join.
@@ -95,6 +97,7 @@ pub struct Handshakes {
     checker: Checker,
     clock: SharedClock,
     resyncs: Arc<Resyncs>,
+    notes: Arc<Notes>,
     /// One join per room at a time.
     joining: Mutex<HashMap<OwnedRoomId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -108,7 +111,7 @@ impl Handshakes {
         rooms: Arc<Rooms>,
         client: Arc<Client>,
         checker: Checker,
-        (clock, resyncs): (SharedClock, Arc<Resyncs>),
+        (clock, resyncs, notes): (SharedClock, Arc<Resyncs>, Arc<Notes>),
     ) -> Self {
         Self {
             own,
@@ -118,6 +121,7 @@ impl Handshakes {
             checker,
             clock,
             resyncs,
+            notes,
             joining: Mutex::default(),
         }
     }
@@ -315,13 +319,18 @@ impl Handshakes {
                 _ => Ok(()),
             };
         }
-        let state = self.checked(handshake.room, rules, answer.state).await;
-        let auth_chain = self.checked(handshake.room, rules, answer.auth_chain).await;
+        let mut lacking = Vec::new();
+        let state = self.checked(handshake.room, rules, answer.state, &mut lacking);
+        let state = state.await;
+        let auth_chain = self.checked(handshake.room, rules, answer.auth_chain, &mut lacking);
+        let auth_chain = auth_chain.await;
         check_state(&state, &version).map_err(|reason| bad(&reason))?;
         let is_partial = omitted.is_some();
+        let at = join.event_id().to_owned();
         self.rooms
             .adopt(join, &version, state, auth_chain, omitted)
             .await?;
+        self.notes.note(handshake.room, &at, lacking).await;
         if is_partial {
             self.resyncs.start(handshake.room);
         }
@@ -425,6 +434,7 @@ impl Handshakes {
         room: &RoomId,
         rules: &'static RoomRules,
         raws: Vec<Box<RawValue>>,
+        lacking: &mut Vec<Needed>,
     ) -> Vec<Pdu> {
         let checked = self.checker.check(room, rules, raws).await;
         checked
@@ -433,6 +443,7 @@ impl Handshakes {
                 Ok(pdu) => Some(pdu),
                 Err(dropped) => {
                     tracing::info!(%room, event = ?dropped.event_id, reason = dropped.reason, "an event of the room's state was dropped");
+                    lacking.extend(dropped.needs);
                     None
                 }
             })

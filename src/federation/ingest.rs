@@ -38,6 +38,7 @@ use crate::{
     fetch::Fetcher,
     invites::Invites,
     tables::{STAGED, Staged},
+    unverified::Unverified,
 };
 
 /// Events of one transaction (server-server API, "Transactions").
@@ -64,6 +65,7 @@ pub struct Ingest {
     fetcher: Arc<Fetcher>,
     invites: Arc<Invites>,
     divergences: Arc<Divergences>,
+    unverified: Arc<Unverified>,
     edus: edus::Receivers,
     clock: SharedClock,
     stop: CancellationToken,
@@ -88,6 +90,8 @@ pub struct IngestParts {
     pub invites: Arc<Invites>,
     /// Compares states.
     pub divergences: Arc<Divergences>,
+    /// Completes states that lack events of a server.
+    pub unverified: Arc<Unverified>,
     /// Who types.
     pub typing: Arc<Typing>,
     /// The time.
@@ -110,6 +114,7 @@ impl Ingest {
             fetcher,
             invites,
             divergences,
+            unverified,
             typing,
             clock,
             stop,
@@ -137,6 +142,7 @@ impl Ingest {
             fetcher,
             invites,
             divergences,
+            unverified,
             edus,
             clock,
             stop,
@@ -195,6 +201,7 @@ impl Ingest {
         request: transaction::Request,
     ) -> transaction::Response {
         metrics::counter!("resuni_federation_pdus_in_total").increment(request.pdus.len() as u64);
+        self.unverified.heard(origin).await;
         let rooms = by_room(request.pdus);
         let work = rooms
             .into_iter()
@@ -290,7 +297,9 @@ impl Ingest {
                     let id = pdu.event_id().to_owned();
                     Some((id, self.event(origin, view, pdu).await))
                 }
-                Err(Dropped { event_id, reason }) => {
+                Err(Dropped {
+                    event_id, reason, ..
+                }) => {
                     tracing::info!(%origin, room = %view.room_id(), ?event_id, reason, "an event was dropped");
                     event_id.map(|id| (id, Err(reason)))
                 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use resuni_accounts::{Accounts, InviteVerdict};
 use resuni_dag::{Pdu, RoomRules, SigningKey, cosign, sign_object};
 use resuni_rooms::{
-    Membership, NewEvent, OutOfBand, Received, RoomError, Rooms, client_format, membership_of,
+    Membership, NewEvent, OutOfBand, Received, RoomError, RoomView, Rooms, client_format,
+    membership_of,
 };
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName,
+    UserId,
     api::federation::membership::{RawStrippedState, create_invite::v2 as invite},
 };
 use serde_json::{Map, Value, value::RawValue};
@@ -27,6 +29,79 @@ use crate::{
 /// Events of a stripped state that are looked at.
 const MAX_STRIPPED: usize = 100;
 const TERMS: Terms = Terms::ASKED.up_to(256 << 10);
+
+/// `PUT /v1/invite`: the event itself, with the stripped state in it. ruma's has only some of the event's fields.
+mod invite_v1 {
+    use resuni_dag::Pdu;
+    use ruma::{
+        OwnedEventId, OwnedRoomId, RoomId,
+        api::{federation::authentication::ServerSignatures, metadata, request, response},
+    };
+    use serde::{Deserialize, Deserializer, Serialize};
+    use serde_json::{Value, json, value::RawValue};
+
+    metadata! {
+        method: PUT,
+        rate_limited: false,
+        authentication: ServerSignatures,
+        path: "/_matrix/federation/v1/invite/{room}/{event_id}",
+    }
+
+    #[request]
+    pub struct Request {
+        #[ruma_api(path)]
+        pub room: OwnedRoomId,
+        #[ruma_api(path)]
+        pub event_id: OwnedEventId,
+        #[ruma_api(body)]
+        pub event: Value,
+    }
+
+    #[response]
+    pub struct Response {
+        #[ruma_api(body)]
+        #[serde(with = "with_status")]
+        pub event: Box<RawValue>,
+    }
+
+    #[derive(Deserialize, Serialize)]
+    struct Signed {
+        event: Box<RawValue>,
+    }
+
+    /// "`[200, { "event": … }]`".
+    mod with_status {
+        use serde::Serializer;
+
+        use super::{Deserialize as _, Deserializer, RawValue, Serialize as _, Signed};
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Box<RawValue>, D::Error> {
+            let (_, signed) = <(u16, Signed)>::deserialize(from)?;
+            Ok(signed.event)
+        }
+
+        pub fn serialize<S: Serializer>(event: &RawValue, to: S) -> Result<S::Ok, S::Error> {
+            let event = event.to_owned();
+            (200, Signed { event }).serialize(to)
+        }
+    }
+
+    pub fn request(
+        room: &RoomId,
+        event: &Pdu,
+        stripped: impl Iterator<Item = String>,
+    ) -> Result<Request, serde_json::Error> {
+        let state = stripped.map(|event| serde_json::from_str::<Value>(&event));
+        let state = state.collect::<Result<Vec<_>, _>>()?;
+        let mut body: Value = serde_json::from_str(event.json())?;
+        body["unsigned"] = json!({ "invite_room_state": state });
+        Ok(Request {
+            room: room.to_owned(),
+            event_id: event.event_id().to_owned(),
+            event: body,
+        })
+    }
+}
 
 /// Sends and takes invites.
 pub struct Invites {
@@ -106,18 +181,9 @@ impl Invites {
         let rules = view.rules();
         let event = sign_object(object, rules, &self.own, &self.key).map_err(RoomError::from)?;
         let event = self.rooms.signed_by_policy(&view, event).await?;
-        let state = view.stripped_state_pdus(Some(sender)).await?;
-        let state = state.iter().map(|pdu| raw(pdu).map(RawStrippedState::Pdu));
-        let request = invite::Request::new(
-            room.to_owned(),
-            event.event_id().to_owned(),
-            version,
-            raw(&event)?,
-            state.collect::<Result<_, _>>()?,
-        );
-        let answer = self.client.send(server, request, TERMS).await?;
+        let answer = self.offer(server, &view, &event, version).await?;
         let bad = |reason: String| FederationError::bad_answer(server, reason);
-        let signed = Pdu::parse(answer.event.get(), rules).map_err(|e| bad(e.to_string()))?;
+        let signed = Pdu::parse(answer.get(), rules).map_err(|e| bad(e.to_string()))?;
         // The same event: what the hash covers can't have changed, and signatures only been added.
         if signed.event_id() != event.event_id() {
             return Err(bad("it signed another event".to_owned()));
@@ -126,7 +192,7 @@ impl Invites {
         // Its signatures are checked, so that nobody can make the room carry broken ones.
         let checked = self
             .checker
-            .check(room, rules, vec![answer.event, raw(&event)?])
+            .check(room, rules, vec![answer, raw(&event)?])
             .await;
         let event = checked.into_iter().flatten().next().unwrap_or(event);
         match self.rooms.receive(room, event).await? {
@@ -138,6 +204,40 @@ impl Invites {
             Received::Missing { .. } => Err(FederationError::Internal(
                 "an event of ours has lost its place".to_owned(),
             )),
+        }
+    }
+
+    /// Offers an invite to the invited user's server. The event as it gives it back.
+    async fn offer(
+        &self,
+        server: &ServerName,
+        view: &RoomView,
+        event: &Pdu,
+        version: RoomVersionId,
+    ) -> Result<Box<RawValue>, FederationError> {
+        let state = view.stripped_state_pdus(Some(event.sender())).await?;
+        let is_old = matches!(version, RoomVersionId::V1 | RoomVersionId::V2);
+        let pdus = state.iter().map(|pdu| raw(pdu).map(RawStrippedState::Pdu));
+        let request = invite::Request::new(
+            view.room_id().to_owned(),
+            event.event_id().to_owned(),
+            version,
+            raw(event)?,
+            pdus.collect::<Result<_, _>>()?,
+        );
+        match self.client.send(server, request, TERMS).await {
+            Ok(answer) => Ok(answer.event),
+            // A server that does not know version 2 of this endpoint is asked by version 1, which has no room for the
+            // room's version and so serves rooms of versions 1 and 2 only (`PUT /v1/invite`).
+            Err(FederationError::Remote(refusal)) if is_old && refusal.is_unrecognized() => {
+                let stripped = state
+                    .iter()
+                    .filter_map(|pdu| client_format::stripped(pdu.json()));
+                let request = invite_v1::request(view.room_id(), event, stripped)
+                    .map_err(|e| FederationError::Internal(e.to_string()))?;
+                Ok(self.client.send(server, request, TERMS).await?.event)
+            }
+            Err(error) => Err(error),
         }
     }
 

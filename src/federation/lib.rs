@@ -21,6 +21,7 @@ pub mod error;
 mod federation;
 pub mod fetch;
 pub mod handshake;
+pub mod identity;
 pub mod incoming;
 pub mod ingest;
 pub mod invites;
@@ -38,6 +39,7 @@ pub mod spaces;
 pub mod tables;
 mod template;
 pub mod third_party;
+pub mod unverified;
 pub mod xmatrix;
 
 pub use admission::{Admission, Mode};

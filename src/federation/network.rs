@@ -63,7 +63,7 @@ pub struct Network {
     /// Who sent an incoming request.
     pub authenticator: Authenticator,
     /// Guarded GET requests to any `https` address, for media behind a redirect and previews.
-    pub web: WebClient,
+    pub web: Arc<WebClient>,
 }
 
 impl Network {
@@ -161,7 +161,7 @@ impl Network {
             client,
             keys,
             authenticator,
-            web: web(),
+            web: Arc::new(web()),
         }
     }
 }

@@ -149,7 +149,11 @@ impl Resyncs {
     ) -> Result<(), FederationError> {
         let mut states = Vec::with_capacity(missing.len());
         for event in missing {
-            states.push(self.fetcher.state_after(room, server, event).await?);
+            states.push(
+                self.fetcher
+                    .state_after(room, server, (event, join))
+                    .await?,
+            );
         }
         Ok(self.rooms.give_state(room, join, states).await?)
     }

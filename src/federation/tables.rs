@@ -20,6 +20,10 @@ pub static OUTBOX: Table<(String, u64), String> = Table::new(0x0505, "outbox");
 /// The stream id of the last change of a user's devices that other servers were told.
 pub static DEVICE_STREAMS: Table<String, u64> = Table::new(0x0506, "device streams");
 
+/// States that lack events because a server's key could not be had: room, the event before which the state is, server.
+pub static LACKING: Table<(String, String, String), LackedKey> =
+    Table::new(0x0507, "lacking states");
+
 /// All tables of federation, for the doctor.
 pub const TABLES: &[TableInfo] = &[
     SERVER_KEYS.info(),
@@ -28,6 +32,7 @@ pub const TABLES: &[TableInfo] = &[
     STAGED.info(),
     OUTBOX.info(),
     DEVICE_STREAMS.info(),
+    LACKING.info(),
 ];
 
 /// A row of [`NEWEST`].
@@ -53,3 +58,13 @@ pub struct Staged {
     pub attempts: u32,
 }
 versioned!(Staged, 1);
+
+/// A row of [`LACKING`]: the keys of the server of which one signed an event that is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LackedKey {
+    /// The ids of the keys.
+    pub key_ids: Vec<String>,
+    /// When the event was signed, in milliseconds since 1970; 0 where that does not matter.
+    pub at_ms: u64,
+}
+versioned!(LackedKey, 1);

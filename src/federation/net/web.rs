@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -411,6 +411,38 @@ impl WebClient {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|_| not_https())?;
+        self.http.exchange(request, timeout, max_body).await
+    }
+
+    /// One request, signed in with a token, its body JSON or empty, without following redirects.
+    ///
+    /// # Errors
+    /// [`HttpError`]. A status other than 2xx is an answer, not an error.
+    pub async fn call(
+        &self,
+        (method, address): (Method, &str),
+        token: &str,
+        body: Bytes,
+        timeout: Duration,
+        max_body: usize,
+    ) -> Result<Answer, HttpError> {
+        let not_https = || HttpError::NotHttps(address.to_owned());
+        let url = url::Url::parse(address).map_err(|_| not_https())?;
+        let token = http::HeaderValue::from_str(&format!("Bearer {token}"));
+        let mut token = token.map_err(|_| HttpError::Exchange("the token is none".to_owned()))?;
+        token.set_sensitive(true);
+        if url.scheme() != "https" {
+            return Err(not_https());
+        }
+        let mut request = Request::builder()
+            .method(method)
+            .uri(url.as_str())
+            .header(header::USER_AGENT, crate::USER_AGENT)
+            .header(header::AUTHORIZATION, token);
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(body)).map_err(|_| not_https())?;
         self.http.exchange(request, timeout, max_body).await
     }
 

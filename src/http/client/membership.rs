@@ -290,27 +290,32 @@ async fn invite(
     State(services): State<Arc<ServiceClient>>,
     Ruma { body, caller, .. }: Ruma<invite_user::v3::Request>,
 ) -> Answer<invite_user::v3::Response> {
-    let InvitationRecipient::UserId(target) = body.recipient else {
-        // Nobody is known by an address here, and no identity server is asked.
-        return Err(ApiError::new(
-            http::StatusCode::FORBIDDEN,
-            ruma::api::error::ErrorCode::ThreepidDenied,
-            "People can only be invited by their user id.",
-        ));
-    };
-    bridged_user(&accounts, &services, &target.user_id).await?;
-    check_invite(&accounts, &caller.user_id, &target.user_id).await?;
-    let details = MemberDetails {
-        profile: profile_if_local(&accounts, &target.user_id).await?,
-        reason: target.reason,
-        ..MemberDetails::default()
-    };
     let remote = Remote {
         rooms: &rooms,
         federation: federation.as_deref(),
     };
+    let (target, reason) = match body.recipient {
+        InvitationRecipient::UserId(target) => (target.user_id, target.reason),
+        InvitationRecipient::ThirdPartyId(who) => {
+            match remote
+                .invite_address(&body.room_id, &caller.user_id, who)
+                .await?
+            {
+                Some(user) => (user, None),
+                None => return Ok(Reply(invite_user::v3::Response::new())),
+            }
+        }
+        _ => return Err(ApiError::bad_json("whom to invite is not said")),
+    };
+    bridged_user(&accounts, &services, &target).await?;
+    check_invite(&accounts, &caller.user_id, &target).await?;
+    let details = MemberDetails {
+        profile: profile_if_local(&accounts, &target).await?,
+        reason,
+        ..MemberDetails::default()
+    };
     remote
-        .invite(&body.room_id, &caller.user_id, &target.user_id, &details)
+        .invite(&body.room_id, &caller.user_id, &target, &details)
         .await?;
     Ok(Reply(invite_user::v3::Response::new()))
 }

@@ -1,8 +1,15 @@
 //! Where another server has to help: `resuni_rooms` says so, `resuni_federation` does it.
 
-use resuni_federation::{Federation, Handshake, Joined};
+use http::StatusCode;
+use resuni_federation::{
+    Federation, Handshake, Joined,
+    identity::{Address, IdentityServer},
+};
 use resuni_rooms::{MemberDetails, Membership, RoomError, Rooms};
-use ruma::{OwnedServerName, RoomId, UserId};
+use ruma::{
+    OwnedServerName, OwnedUserId, RoomId, UserId,
+    api::{client::membership::Invite3pid, error::ErrorCode},
+};
 
 use crate::error::ApiError;
 
@@ -122,6 +129,35 @@ impl Remote<'_> {
             .await?;
         Ok(())
     }
+
+    /// Invites somebody by an address. Who it is, if the identity server knows: they are not invited yet.
+    pub async fn invite_address(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        who: Invite3pid,
+    ) -> Result<Option<OwnedUserId>, ApiError> {
+        let Some(federation) = self.federation else {
+            return Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                ErrorCode::ThreepidDenied,
+                "People can only be invited by their user id, since federation is switched off.",
+            ));
+        };
+        let name = OwnedServerName::try_from(who.id_server);
+        let name = name.map_err(|_| ApiError::invalid_param("`id_server` is no host name"))?;
+        let server = IdentityServer {
+            name,
+            token: who.id_access_token,
+        };
+        let address = Address {
+            medium: who.medium.to_string(),
+            address: who.address,
+        };
+        let invites = &federation.third_party;
+        Ok(invites.invite(room, sender, &server, &address).await?)
+    }
+
     /// Leaves all rooms, and declines all invites: for an account that ends.
     pub async fn leave_all(&self, user: &UserId) -> Result<(), ApiError> {
         let here = [Membership::Join, Membership::Invite, Membership::Knock];

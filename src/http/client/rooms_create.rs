@@ -25,6 +25,9 @@ use crate::{
     routes::Routes,
 };
 
+/// People who are invited to a new room by their addresses: an identity server is asked for each.
+const MAX_BY_ADDRESS: usize = 20;
+
 /// The table of this section.
 pub fn routes() -> Routes {
     let creating = Policy::CLIENT.public().class(Class::Invite);
@@ -57,6 +60,11 @@ async fn create(
             invite_profiles.insert(user.clone(), profile(&accounts, user).await?);
         }
     }
+    let by_address = std::mem::take(&mut body.invite_3pid);
+    if by_address.len() > MAX_BY_ADDRESS {
+        let message = format!("At most {MAX_BY_ADDRESS} people can be invited by their addresses.");
+        return Err(ApiError::invalid_param(message));
+    }
     let request = CreateRoom {
         creator_profile: profile(&accounts, &caller.user_id).await?,
         invite_profiles,
@@ -64,7 +72,7 @@ async fn create(
         ..translate(body)?
     };
     let is_direct = request.is_direct;
-    let far: Vec<_> = request
+    let mut far: Vec<_> = request
         .invite
         .iter()
         .filter(|user| user.server_name() != own)
@@ -81,6 +89,12 @@ async fn create(
         reason,
         ..MemberDetails::default()
     };
+    for who in by_address {
+        match remote.invite_address(&room, &caller.user_id, who).await {
+            Ok(user) => far.extend(user),
+            Err(error) => tracing::info!(%room, ?error, "an invite by an address failed"),
+        }
+    }
     for user in far {
         if let Err(error) = remote.invite(&room, &caller.user_id, &user, &details).await {
             tracing::info!(%room, %user, ?error, "an invite to a new room failed");

@@ -10,11 +10,14 @@
 mod authority;
 mod devices;
 mod divergence;
+mod history;
 mod hostile;
 mod liar;
 mod network;
 mod part;
 mod poison;
 mod policy;
+mod receipts;
 mod third_party;
 mod two_servers;
+mod unverified;

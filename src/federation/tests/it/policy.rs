@@ -104,3 +104,25 @@ async fn unsigned_events_are_asked_about_when_they_come() {
     );
     assert_eq!(received[1], Received::SoftFailed);
 }
+
+/// While the policy server is out of reach nothing is sent but what dismisses it, and what others send is held back.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_said_while_the_policy_server_is_away() {
+    let key = policy_key().public_key_base64();
+    let content = json!({ "via": "p.test", "public_keys": { "ed25519": key } });
+    let ([a, b, mut p], room) = guarded("m.room.policy", content).await;
+    p.stop().await;
+    let refused = try_to_say(&a, &room, "hello").await;
+    assert!(
+        matches!(refused, Err(RoomError::Policy { status: 502, .. })),
+        "{refused:?}"
+    );
+    let theirs = crate::hostile::event(&b, &a, &room, json!({ "body": "hello" })).await;
+    let received = a.rooms.receive(&room, theirs).await.unwrap();
+    assert_eq!(received, resuni_rooms::Received::SoftFailed);
+
+    let dismissed = set(&a, &room, "m.room.policy", json!({})).await;
+    b.has(&room, &dismissed).await;
+    let free = try_to_say(&a, &room, "free").await.unwrap();
+    b.has(&room, &free).await;
+}
