@@ -13,6 +13,7 @@ mod notify;
 mod operators;
 mod rendezvous;
 mod rooms;
+mod signed;
 mod sweep;
 mod talk;
 mod tool_media;

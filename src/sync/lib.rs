@@ -18,6 +18,7 @@ mod presence;
 pub mod sliding;
 mod state;
 mod stream;
+mod stream_edus;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;

@@ -33,6 +33,31 @@ impl Sync {
         Ok(false)
     }
 
+    /// Who has come, gone or changed since this serial, or who is there, of those the user shares a room with: each with
+    /// what is told of them.
+    pub(crate) async fn presence_since(
+        &self,
+        user: &UserId,
+        since: Option<u64>,
+    ) -> Result<Vec<(OwnedUserId, String)>, SyncError> {
+        let presence = self.rooms.presence();
+        let candidates = match since {
+            Some(since) => presence.changed_since(since, MAX_TOLD),
+            None => presence.present(MAX_TOLD),
+        };
+        let mut told = Vec::new();
+        for other in candidates {
+            let Some(now) = presence.of(&other) else {
+                continue;
+            };
+            if other == *user || self.rooms.share_a_room(user, &other).await? {
+                let event = event(&other, &now);
+                told.push((other, event));
+            }
+        }
+        Ok(told)
+    }
+
     /// Wakes who shares a room with somebody who changed.
     pub(crate) async fn wake_for_presence(
         &self,

@@ -51,22 +51,18 @@ impl Sync {
         loop {
             log.borrow_and_update();
             let now = self.now();
-            let mut events = self.came(who, request, start, now).await?;
-            if !events.is_empty() || *stopping.borrow() || Instant::now() >= deadline {
-                events.sort_by_key(|(position, _)| *position);
-                let end = match events.get(MAX_EVENTS) {
-                    Some(_) => {
-                        let position = events[MAX_EVENTS - 1].0;
-                        SyncToken {
-                            position,
-                            to_device: position,
-                            ..now
-                        }
-                    }
-                    None => now,
-                };
-                events.truncate(MAX_EVENTS);
-                return Ok(chunk(start, end, events));
+            let rooms = self.followed(who, request, start, now).await?;
+            let mut events = self.came(who, request, &rooms, (start, now)).await?;
+            let end = end_of(&mut events, start, now);
+            let all = request.room.is_none();
+            let told = self.ephemeral_came(who, &rooms, all, (start, end)).await?;
+            if !events.is_empty()
+                || !told.is_empty()
+                || *stopping.borrow()
+                || Instant::now() >= deadline
+            {
+                let events = events.into_iter().map(|(_, json)| json);
+                return Ok(chunk(start, end, events.chain(told).collect()));
             }
             tokio::select! {
                 () = waiter.woken() => {}
@@ -83,12 +79,12 @@ impl Sync {
         &self,
         who: Who<'_>,
         request: &StreamRequest,
-        since: SyncToken,
-        now: SyncToken,
+        rooms: &[RoomNum],
+        (since, now): (SyncToken, SyncToken),
     ) -> Result<Arrived, SyncError> {
         let mut events = Vec::new();
-        for room in self.followed(who, request, since, now).await? {
-            let Some(view) = self.rooms.view_num(room).await? else {
+        for room in rooms {
+            let Some(view) = self.rooms.view_num(*room).await? else {
                 continue;
             };
             if request.room.is_some() {
@@ -179,7 +175,9 @@ impl Sync {
             .collect();
         let mut out = String::from("{\"end\":");
         push_string(&mut out, &now.to_string());
-        out.push_str(",\"presence\":[],\"rooms\":");
+        out.push_str(",\"presence\":");
+        list(&mut out, &self.present_to(who).await?);
+        out.push_str(",\"rooms\":");
         list(&mut out, &rooms);
         out.push_str(",\"account_data\":");
         list(&mut out, &data);
@@ -293,13 +291,28 @@ impl Sync {
     }
 }
 
-fn chunk(start: SyncToken, end: SyncToken, events: Arrived) -> String {
+/// Where the answer ends: behind the last event of as many as it holds. What is not in the log comes with the answer that
+/// ends at the end of it.
+fn end_of(events: &mut Arrived, start: SyncToken, now: SyncToken) -> SyncToken {
+    events.sort_by_key(|(position, _)| *position);
+    let cut = events.len() > MAX_EVENTS;
+    events.truncate(MAX_EVENTS);
+    match events.last() {
+        Some((position, _)) if cut => SyncToken {
+            position: *position,
+            to_device: *position,
+            typing: start.typing,
+        },
+        _ => now,
+    }
+}
+
+fn chunk(start: SyncToken, end: SyncToken, events: Vec<String>) -> String {
     let mut out = String::from("{\"start\":");
     push_string(&mut out, &start.to_string());
     out.push_str(",\"end\":");
     push_string(&mut out, &end.to_string());
     out.push_str(",\"chunk\":");
-    let events: Vec<String> = events.into_iter().map(|(_, json)| json).collect();
     list(&mut out, &events);
     out.push('}');
     out

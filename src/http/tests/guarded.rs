@@ -1,8 +1,11 @@
-//! Faults that others had: doors that nobody built, secrets that are nearly right, limits that are none.
+//! Faults that others had: doors that nobody built, secrets in logs, secrets that are nearly right, limits that are none.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use http::Method;
@@ -10,6 +13,7 @@ use parking_lot::Mutex;
 use resuni_config::RateLimits;
 use resuni_store::Clock;
 use serde_json::{Value, json};
+use tracing_subscriber::fmt::MakeWriter;
 
 use super::{Got, Server};
 use crate::{
@@ -106,6 +110,128 @@ async fn s088_a_secret_that_is_nearly_right_is_wrong() {
                 .await
                 .fails(401, "M_UNKNOWN_TOKEN");
         }
+    }
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Log;
+
+    fn make_writer(&'a self) -> Log {
+        self.clone()
+    }
+}
+
+#[tokio::test]
+async fn s089_no_secret_gets_into_the_log_or_an_answer() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(log.clone())
+        .finish();
+    // Where there is one only, what other tests say first is not asked of it.
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let server = Server::start().await;
+    let (root, alice) = (server.operator().await, server.user("alice").await);
+    let whoami = "/_matrix/client/v3/account/whoami";
+    let mut answers = Vec::new();
+    let mut ask = async |method: Method, path: &str, token: Option<&str>, body: Value| {
+        let got = server.ask(method, path, token, body).await;
+        answers.push(got.body.to_string());
+    };
+    ask(Method::GET, whoami, Some("hush-header"), Value::Null).await;
+    let query = format!("{whoami}?access_token=hush-query");
+    ask(Method::GET, &query, None, Value::Null).await;
+    let masked = format!("{whoami}?access_token=as-secret&user_id=@alice:example.org");
+    ask(Method::GET, &masked, None, Value::Null).await;
+    let of_alice = format!("{whoami}?access_token={alice}");
+    ask(Method::GET, &of_alice, None, Value::Null).await;
+    ask(
+        Method::PUT,
+        "/_matrix/client/v3/profile/@alice:example.org/displayname",
+        Some(&alice),
+        json!([]),
+    )
+    .await;
+    let login = json!({ "type": "m.login.password", "password": "hush-password",
+        "identifier": { "type": "m.id.user", "user": "alice" } });
+    ask(Method::POST, "/_matrix/client/v3/login", None, login).await;
+    let token = json!({ "type": "m.login.token", "token": "hush-login" });
+    ask(Method::POST, "/_matrix/client/v3/login", None, token).await;
+    let refresh = json!({ "refresh_token": "hush-refresh" });
+    ask(Method::POST, "/_matrix/client/v3/refresh", None, refresh).await;
+    let auth = json!({ "type": "m.login.registration_token", "token": "hush-registration" });
+    let register = json!({ "username": "carol", "password": "hush-new", "auth": auth });
+    ask(Method::POST, "/_matrix/client/v3/register", None, register).await;
+    let validity =
+        "/_matrix/client/v1/register/m.login.registration_token/validity?token=hush-validity";
+    ask(Method::GET, validity, None, Value::Null).await;
+    let one = "/_synapse/admin/v1/registration_tokens/hush-path";
+    for method in [Method::GET, Method::PUT, Method::DELETE] {
+        ask(method, one, Some(&root), json!({ "uses_allowed": 1 })).await;
+    }
+    let reset = "/_synapse/admin/v1/reset_password/@alice:example.org";
+    ask(
+        Method::POST,
+        reset,
+        Some(&root),
+        json!({ "new_password": "hush-reset", "logout_devices": false }),
+    )
+    .await;
+    let secret =
+        json!({ "nonce": "hush-nonce", "username": "x", "password": "hush-shared", "mac": "00" });
+    ask(Method::POST, "/_synapse/admin/v1/register", None, secret).await;
+    let mail = json!({ "client_secret": "hush-client", "email": "a@b.example", "send_attempt": 1 });
+    ask(
+        Method::POST,
+        "/_matrix/client/v3/account/password/email/requestToken",
+        None,
+        mail,
+    )
+    .await;
+    let _ = ask;
+
+    let logged = String::from_utf8(log.0.lock().clone()).unwrap();
+    assert!(
+        logged.contains("whoami"),
+        "the log is looked at: {}",
+        logged.len()
+    );
+    assert!(logged.contains("an operator acts") && logged.contains("@root:example.org"));
+    let secrets = [
+        "hush-",
+        "as-secret",
+        "hs-secret",
+        alice.as_str(),
+        root.as_str(),
+    ];
+    for secret in secrets {
+        let lines: Vec<&str> = logged
+            .lines()
+            .filter(|line| line.contains(secret))
+            .collect();
+        assert!(lines.is_empty(), "{secret} is in the log: {lines:?}");
+        let told: Vec<_> = answers
+            .iter()
+            .filter(|answer| answer.contains(secret))
+            .collect();
+        assert!(told.is_empty(), "{secret} is in an answer: {told:?}");
     }
 }
 

@@ -110,6 +110,12 @@ fn operation(line: &'static str) -> Operation {
     }
 }
 
+/// The names of the operations that other servers sign.
+pub(super) fn for_servers() -> Vec<String> {
+    let signed = answered().filter(Operation::is_for_servers);
+    signed.map(|operation| operation.name()).collect()
+}
+
 /// Those that this server answers.
 fn answered() -> impl Iterator<Item = Operation> {
     inventory().into_iter().filter(|o| !o.is_elsewhere())

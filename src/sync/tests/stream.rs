@@ -112,3 +112,72 @@ async fn rooms_are_told_as_they_are_and_as_they_were_left() {
     assert!(!told.to_string().contains("after"));
     assert!(told.to_string().contains("before"));
 }
+
+#[tokio::test]
+async fn who_types_and_who_has_read_what_is_streamed_too() {
+    let home = Home::new().await;
+    let (alice, bob) = (home.person("alice").await, home.person("bob").await);
+    let room = home.room(&alice).await;
+    let foreign = home.room(&bob).await;
+    let start = stream(&home, &alice, None, 0).await.unwrap();
+    home.say(&room, &alice, "hello").await;
+    let answer = stream(&home, &alice, start["end"].as_str(), 0)
+        .await
+        .unwrap();
+    let event = answer["chunk"][0]["event_id"].as_str().unwrap();
+    let event: ruma::OwnedEventId = event.try_into().unwrap();
+    let end = answer["end"].as_str().unwrap().to_owned();
+    for room in [&room, &foreign] {
+        let num = home.rooms.room_num(room).await.unwrap().unwrap();
+        home.typing.set(num, &bob.id, Some(30_000));
+    }
+    home.rooms
+        .set_receipt(
+            &room,
+            &alice.id,
+            resuni_rooms::ReceiptKind::Read,
+            None,
+            &event,
+        )
+        .await
+        .unwrap();
+    let answer = stream(&home, &alice, Some(&end), 0).await.unwrap();
+    let told: Vec<(&str, &str)> = answer["chunk"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|told| {
+            (
+                told["type"].as_str().unwrap(),
+                told["room_id"].as_str().unwrap_or(""),
+            )
+        })
+        .filter(|(kind, _)| *kind != "m.presence")
+        .collect();
+    assert_eq!(
+        told,
+        [("m.receipt", room.as_str()), ("m.typing", room.as_str())]
+    );
+    let end = answer["end"].as_str().unwrap();
+    let rest = stream(&home, &alice, Some(end), 0).await.unwrap();
+    assert_eq!(rest["chunk"], Value::Array(Vec::new()));
+}
+
+#[tokio::test]
+async fn who_is_there_is_told_from_the_start() {
+    let home = Home::new().await;
+    let (alice, bob) = (home.person("alice").await, home.person("bob").await);
+    home.room(&alice).await;
+    home.rooms.presence().enable(true);
+    let here = resuni_rooms::PresenceState::Online;
+    for person in [&alice, &bob] {
+        home.rooms.presence().set(&person.id, here, None);
+    }
+    let answer = home.sync.initial(alice.who(), 1, false).await.unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let present = answer["presence"].as_array().unwrap();
+    // bob shares no room with her.
+    assert_eq!(present.len(), 1);
+    assert_eq!(present[0]["sender"], alice.id.as_str());
+    assert_eq!(present[0]["content"]["presence"], "online");
+}
