@@ -174,7 +174,7 @@ settings! {
         /// Inviting and making rooms, per user.
         value invite: Rate = Rate { burst: 30, per_minute: 30 };
 
-        /// Requests of other servers, per server; of strangers who ask for keys, per address.
+        /// Requests of other servers, per server.
         value federation: Rate = Rate { burst: 3000, per_minute: 18000 };
 
         /// Everything else that the specification limits, per user or address.

@@ -136,12 +136,15 @@ async fn it_serves_until_it_is_told_to_stop() {
     server.ended();
 }
 
-/// What comes back for these bytes, until the server closes the connection.
-fn raw_exchange(url: &str, sent: &str) -> String {
+/// What comes back for these bytes, until the server closes the connection. `over` says that nothing will follow them:
+/// the server then need not answer what it has not begun to.
+fn raw_exchange(url: &str, sent: &str, over: bool) -> String {
     let address = url.trim_start_matches("http://").trim_end_matches('/');
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     stream.write_all(sent.as_bytes()).unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    if over {
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
     let mut answer = Vec::new();
     // A connection that is cut off is an answer too.
     let _ = std::io::Read::read_to_end(&mut stream, &mut answer);
@@ -155,7 +158,11 @@ fn s122_requests_are_not_smuggled() {
     let inner = "GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\n\r\n";
     let smuggled = |headers: &str, body: &str| {
         let request = "POST /_matrix/client/v3/login HTTP/1.1\r\nHost: a\r\n";
-        let answer = raw_exchange(&server.url, &format!("{request}{headers}\r\n{body}{inner}"));
+        let answer = raw_exchange(
+            &server.url,
+            &format!("{request}{headers}\r\n{body}{inner}"),
+            true,
+        );
         assert!(!answer.contains("\"versions\""), "{headers:?}: {answer}");
     };
     let length = inner.len();
@@ -176,7 +183,7 @@ fn s122_requests_are_not_smuggled() {
     // What is right is answered in its order.
     let unknown = "GET /_matrix/client/v3/nothing HTTP/1.1\r\nHost: a\r\n\r\n";
     let last = inner.replace("Host: a", "Host: a\r\nConnection: close");
-    let answer = raw_exchange(&server.url, &format!("{unknown}{unknown}{last}"));
+    let answer = raw_exchange(&server.url, &format!("{unknown}{unknown}{last}"), false);
     let first = answer.find("M_UNRECOGNIZED").expect("the first answer");
     let second = answer.rfind("M_UNRECOGNIZED").expect("the second answer");
     let third = answer.find("\"versions\"").expect("the third answer");
