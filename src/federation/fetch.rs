@@ -39,8 +39,9 @@ use crate::{
 const MISSING_LIMIT: u32 = 50;
 /// How often more history is asked for before the gap is left open.
 const MISSING_ROUNDS: usize = 3;
-/// States fetched for one event.
-const MAX_STATES: usize = 3;
+/// States fetched for one event: a slice of a graph in which many write at once begins at as many places as an event
+/// may have `prev_events`, and at each of them the state is wanted.
+const MAX_STATES: usize = 20;
 /// Extremities told to the other server.
 const MAX_EARLIEST: usize = 20;
 /// Events of a state, or of its auth chain, that are accepted.
