@@ -141,7 +141,7 @@ bench-rooms: ## measure what the size of a room costs, up to 50,000 members; wri
 
 deb: ## a Debian package in $CARGO_TARGET_DIR/debian
 	@$(SETUP) build deb
-	@$(ROCKS) $(HOME)/.cache/resuni/tools/bin/cargo-deb -p resuni --locked
+	@$(ROCKS) $(HOME)/.cache/resuni/tools/bin/cargo-deb -p resuni --locked --strip
 
 clean: ## remove what was built, and nothing else
 	cargo clean
