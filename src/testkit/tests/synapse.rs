@@ -44,7 +44,6 @@ async fn rooms_with_synapse() -> anyhow::Result<()> {
 
 /// Every version from the oldest to the newest is made on each side.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not whole yet: it passes up to a history that is twenty branches wide; the outages after it have not been seen"]
 async fn life_with_synapse() -> anyhow::Result<()> {
     let world = World::new("life")?;
     let (mut resuni, mut synapse) = (
