@@ -20,6 +20,7 @@ use crate::{
     line::Line,
     partial::WholeRoom,
     rooms::{Rooms, rules_of},
+    send::again,
     types::{Membership, RoomNum},
     upgrade_content::{self as content, Owners},
     view::RoomView,
@@ -84,12 +85,13 @@ impl Rooms {
             "replacement_room": new_room,
         })))?;
         let tombstone = NewEvent::state("m.room.tombstone", "", tombstone);
-        let tombstone = old.say(user, tombstone, None).await?;
+        let tombstone_id = old.say(user, tombstone, None).await?;
+        let tombstone = old.said.last().map(|said| said.event.pdu.clone());
         self.close(&mut old, user, &plan).await?;
 
         let create = match rules.room_id_is_create_hash() {
             true => create(None)?,
-            false => create(Some(tombstone.as_str()))?,
+            false => create(Some(tombstone_id.as_str()))?,
         };
         let events = plan.events(user)?;
         let moved = self.moved_names(&view).await?;
@@ -98,22 +100,53 @@ impl Rooms {
         let new_room = self
             .found_with(&rules.version, id, user, create, events, also)
             .await?;
-        old.finish(lane).await?.durable().await?;
+        // From here on there is no way back: aliases lead to the new room, and it names the old one's last event.
+        match (old.finish(lane).await, tombstone) {
+            (Ok(finished), _) => drop(finished.durable().await?),
+            (Err(RoomError::Contended), Some(tombstone)) => {
+                again(|| self.end(&room, user, &plan, &tombstone)).await?;
+            }
+            (Err(error), _) => return Err(error),
+        }
         self.directory.forget();
         Ok(new_room)
     }
 
-    /// Nobody who has no particular power may speak in the old room, if who upgrades it may say so.
+    /// Lays the old room's last events once more, after its lane was found to be behind the store.
+    async fn end(
+        &self,
+        room: &OwnedRoomId,
+        user: &UserId,
+        plan: &Plan,
+        tombstone: &Pdu,
+    ) -> Result<(), RoomError> {
+        let mut lane = self.lanes.enter(room).await;
+        let line = Line::open(self, &mut lane, room).await?;
+        let mut old = line.ok_or_else(|| RoomError::UnknownRoom(room.clone()))?;
+        old.say_prepared(tombstone.clone(), None).await?;
+        self.close(&mut old, user, plan).await?;
+        old.finish(lane).await?.durable().await?;
+        Ok(())
+    }
+
+    /// Aliases that lead elsewhere now are no longer the old room's, and nobody who has no particular power may speak in
+    /// it: both as far as who upgrades it may say so.
     async fn close(&self, old: &mut Line<'_>, user: &UserId, plan: &Plan) -> Result<(), RoomError> {
-        let Some(levels) = plan.old_levels.as_ref().and_then(content::closed) else {
-            return Ok(());
-        };
-        let levels = NewEvent::state("m.room.power_levels", "", raw(&levels)?);
-        match old.say(user, levels, None).await {
-            // "If possible, …"
-            Ok(_) | Err(RoomError::Forbidden(_)) => Ok(()),
-            Err(error) => Err(error),
+        let levels = plan.old_levels.as_ref().and_then(content::closed);
+        let last = [
+            ("m.room.canonical_alias", plan.old_aliases.clone()),
+            ("m.room.power_levels", levels),
+        ];
+        for (kind, content) in last {
+            let Some(content) = content else { continue };
+            let event = NewEvent::state(kind, "", raw(&content)?);
+            match old.say(user, event, None).await {
+                // "If possible, …"
+                Ok(_) | Err(RoomError::Forbidden(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(())
     }
 
     async fn plan_upgrade(
@@ -156,13 +189,19 @@ impl Rooms {
         if old_create.get("type").is_some_and(|kind| kind == "m.space") {
             state.extend(children(view).await?);
         }
-        state.extend(self.canonical_alias(view).await?);
+        let (new_aliases, old_aliases) = canonical_aliases(view).await?;
+        state.extend(new_aliases.map(|content| StateDraft {
+            kind: "m.room.canonical_alias".to_owned(),
+            state_key: String::new(),
+            content,
+        }));
         Ok(Plan {
             new_levels: old_levels
                 .as_ref()
                 .map(|old| content::levels(old, &owners, rules)),
             old_create,
             old_levels,
+            old_aliases,
             state,
             additional: rules.additional_creators(),
             request: CreateRoom {
@@ -178,29 +217,6 @@ impl Rooms {
         let mut banned = view.member_events(&[Membership::Ban]).await?;
         banned.truncate(MAX_TAKEN);
         Ok(banned.iter().filter_map(draft_of).collect())
-    }
-
-    /// Of the aliases that the room calls its own, those that move with it.
-    async fn canonical_alias(&self, view: &RoomView) -> Result<Option<StateDraft>, RoomError> {
-        let Some(event) = view.state("m.room.canonical_alias", "").await? else {
-            return Ok(None);
-        };
-        let moved: BTreeSet<String> = view.aliases().await?.into_iter().collect();
-        let moves = |alias: &Value| alias.as_str().is_some_and(|alias| moved.contains(alias));
-        let mut content: Map<String, Value> = event.content_as().unwrap_or_default();
-        content.retain(|key, value| match key.as_str() {
-            "alias" => moves(value),
-            "alt_aliases" => value.is_array(),
-            _ => false,
-        });
-        if let Some(Value::Array(others)) = content.get_mut("alt_aliases") {
-            others.retain(moves);
-        }
-        Ok((!content.is_empty()).then(|| StateDraft {
-            kind: "m.room.canonical_alias".to_owned(),
-            state_key: String::new(),
-            content,
-        }))
     }
 
     async fn moved_names(&self, view: &RoomView) -> Result<Moved, RoomError> {
@@ -221,6 +237,8 @@ impl Rooms {
 struct Plan {
     old_create: Map<String, Value>,
     old_levels: Option<Map<String, Value>>,
+    /// What the old room still calls itself, if that changes.
+    old_aliases: Option<Map<String, Value>>,
     new_levels: Option<Map<String, Value>>,
     /// State of the new room but for its create event, the first join and power levels.
     state: Vec<StateDraft>,
@@ -292,6 +310,22 @@ impl Moved {
             batch.put(&DIRECTORY, &num, &());
         }
     }
+}
+
+/// The aliases that the room calls its own: those that move with it, and what is left if some do.
+async fn canonical_aliases(
+    view: &RoomView,
+) -> Result<(Option<Map<String, Value>>, Option<Map<String, Value>>), RoomError> {
+    let Some(event) = view.state("m.room.canonical_alias", "").await? else {
+        return Ok((None, None));
+    };
+    let moved: BTreeSet<String> = view.aliases().await?.into_iter().collect();
+    let moves = |alias: &Value| alias.as_str().is_some_and(|alias| moved.contains(alias));
+    let content: Map<String, Value> = event.content_as().unwrap_or_default();
+    let new = content::aliases(&content, moves);
+    let left = content::aliases(&content, |alias| !moves(alias));
+    let left = new.as_ref().map(|_| left.unwrap_or_default());
+    Ok((new, left))
 }
 
 /// The rooms of a space.

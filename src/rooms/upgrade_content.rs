@@ -157,6 +157,28 @@ fn map_in<'a>(levels: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<Stri
     }
 }
 
+/// The aliases of an `m.room.canonical_alias` that are `wanted`; `None` if none is.
+pub(crate) fn aliases(
+    old: &Map<String, Value>,
+    wanted: impl Fn(&Value) -> bool,
+) -> Option<Map<String, Value>> {
+    let mut content = Map::new();
+    if let Some(alias) = old.get("alias").filter(|alias| wanted(alias)) {
+        content.insert("alias".to_owned(), alias.clone());
+    }
+    let others = old.get("alt_aliases").and_then(Value::as_array);
+    let others: Vec<Value> = others
+        .into_iter()
+        .flatten()
+        .filter(|alias| wanted(alias))
+        .cloned()
+        .collect();
+    if !others.is_empty() {
+        content.insert("alt_aliases".to_owned(), Value::Array(others));
+    }
+    (!content.is_empty()).then_some(content)
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {

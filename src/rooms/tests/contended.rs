@@ -42,3 +42,29 @@ async fn who_was_overtaken_begins_again() {
     assert_healthy(&here).await;
     assert_healthy(&there).await;
 }
+
+#[tokio::test]
+async fn an_upgrade_that_was_overtaken_is_whole() {
+    let rooms = server("here").await;
+    for version in [RoomVersionId::V11, RoomVersionId::V12] {
+        let old = room(&rooms, version, "@alice:here").await;
+        let alice = user("@alice:here");
+        overtake(&rooms, &old).await;
+        let request = UpgradeRoom {
+            version: "12".to_owned(),
+            additional_creators: Vec::new(),
+            profile: MemberProfile {
+                displayname: None,
+                avatar_url: None,
+            },
+        };
+        let new = rooms.upgrade(&old, &alice, &request).await.unwrap();
+        let view = rooms.view_known(&old).await.unwrap();
+        let tombstone = view.state("m.room.tombstone", "").await.unwrap().unwrap();
+        assert!(tombstone.content().get().contains(new.as_str()));
+        let levels = view.state("m.room.power_levels", "").await.unwrap();
+        let levels: serde_json::Value = levels.unwrap().content_as().unwrap();
+        assert_eq!(levels["events_default"], 50);
+    }
+    assert_healthy(&rooms).await;
+}

@@ -90,6 +90,8 @@ async fn from_every_version_to_the_next_and_back() {
         let alias = format!("#{name}:here");
         let canonical = content(&rooms, &new, "m.room.canonical_alias", "").await;
         assert_eq!(canonical["alias"], alias, "{what}");
+        let left = content(&rooms, &old, "m.room.canonical_alias", "").await;
+        assert_eq!(left, json!({}), "{what}");
         assert_eq!(
             content(&rooms, &new, "org.example.own", "").await,
             Value::Null
