@@ -256,8 +256,9 @@ pub(crate) async fn note(
 }
 
 impl Line<'_> {
-    /// A partial state with the members whom these auth events tell of and whom it leaves out. Our own users are not
-    /// learned so: of them we know better.
+    /// A partial state, resolved with the members whom these auth events tell of (MSC3902, "Receiving events"): whom it
+    /// leaves out is learned, and where it knows better, as of a ban, it still does. Our own users are not learned so: of
+    /// them we know.
     pub async fn learn(
         &mut self,
         before: SnapNum,
@@ -277,7 +278,7 @@ impl Line<'_> {
             return Ok(before);
         }
         let root = self.work.reader.snap(before).await?.root;
-        let mut puts = Vec::new();
+        let (mut unknown, mut other) = (Vec::new(), Vec::new());
         for num in auth {
             let reader = &self.work.reader;
             let row = reader.event_row(*num).await?;
@@ -288,13 +289,21 @@ impl Line<'_> {
             let pdu = reader.pdu_of(*num, &row).await?;
             let own = self.work.rooms.server_name().as_str();
             let wanted = |user| server_of(user) != own || ours == Some(user);
-            if crate::delta::member_of(&pdu).is_some_and(wanted)
-                && crate::tree::get(reader, root, key).await?.is_none()
-            {
-                puts.push((key, Some(*num)));
+            if !crate::delta::member_of(&pdu).is_some_and(wanted) {
+                continue;
+            }
+            match crate::tree::get(reader, root, key).await? {
+                None => unknown.push((key, Some(*num))),
+                Some(known) if known != *num => other.push((key, Some(*num))),
+                Some(_) => {}
             }
         }
-        Ok(self.work.update_state(before, puts).await?)
+        let learned = self.work.update_state(before, unknown).await?;
+        if other.is_empty() {
+            return Ok(learned);
+        }
+        let told = self.work.update_state(learned, other).await?;
+        resolve::resolve_states(&mut self.work, &self.live, vec![learned, told]).await
     }
 
     async fn give_state(

@@ -45,16 +45,6 @@ impl AuthState {
         Self(events.into_iter().filter_map(entry).collect())
     }
 
-    /// Adds members whom a partial state leaves out, as an event's auth events tell of them.
-    pub fn learn<'a>(&mut self, auth: impl Iterator<Item = &'a Pdu>) {
-        for pdu in auth.filter(|pdu| pdu.kind() == "m.room.member") {
-            if let Some(key) = pdu.state_key() {
-                let key = (pdu.kind().to_owned(), key.to_owned());
-                self.0.entry(key).or_insert_with(|| pdu.clone());
-            }
-        }
-    }
-
     /// The event of this type and key.
     pub fn get(&self, kind: &str, key: &str) -> Option<&Pdu> {
         self.0.get(&(kind.to_owned(), key.to_owned()))

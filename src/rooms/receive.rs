@@ -280,23 +280,22 @@ impl Line<'_> {
 
     /// Checks 4 to 6; the last only where the current state matters.
     pub async fn judge_in(
-        &self,
+        &mut self,
         pdu: &Pdu,
         auth: &[EventNum],
         before: SnapNum,
         by_current: bool,
     ) -> Result<Verdict, RoomError> {
+        let head = self.live.head.as_ref().map(|head| head.snap);
+        let current = match head.filter(|head| by_current && *head != before) {
+            Some(head) => Some(self.learn_of(head, auth, Some(pdu.sender())).await?),
+            None => None,
+        };
         let reader = &self.work.reader;
         let auth = auth_pdus(&self.work, pdu, auth).await?;
-        let current = match &self.live.head {
-            Some(head) if by_current && head.snap != before => {
-                let mut state = AuthState::read(reader, head.snap, pdu, self.work.rules).await?;
-                if self.work.is_partial(head.snap).await? {
-                    state.learn(auth.iter().filter(|pdu| !pdu.is_rejected()));
-                }
-                Some(state)
-            }
-            _ => None,
+        let current = match current {
+            Some(snap) => Some(AuthState::read(reader, snap, pdu, self.work.rules).await?),
+            None => None,
         };
         Ok(judge(&Case {
             pdu,

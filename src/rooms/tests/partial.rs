@@ -274,6 +274,72 @@ async fn what_was_judged_wrongly_is_judged_again() {
     assert_healthy(&there).await;
 }
 
+/// Of somebody who was put out by who could not: what their own event is authorised by is resolved with what the partial
+/// state says of them.
+#[tokio::test]
+async fn who_was_put_out_wrongly_can_still_leave() {
+    let (here, there) = (server("here").await, server("there").await);
+    let room = room(&here, RoomVersionId::V11, "@alice:here").await;
+    let levels = json!({"users": {"@alice:here": 100, "@dan:here": 100}});
+    let alice = user("@alice:here");
+    let levels = state("m.room.power_levels", levels);
+    let levels = here.send(&room, &alice, levels, None).await.unwrap();
+    let levels = pdu(&here, &levels).await;
+    let mut joins = Vec::new();
+    for id in ["@carol:here", "@dan:here", "@eve:here"] {
+        let join = here.send(&room, &user(id), member(id, "join"), None).await;
+        joins.push(pdu(&here, &join.unwrap()).await);
+    }
+    let [carols, dans, eves] = &joins[..] else {
+        unreachable!()
+    };
+    let dan = user("@dan:here");
+    let leave = member("@dan:here", "leave");
+    here.send(&room, &dan, leave, None).await.unwrap();
+    let joined = join(&here, &there, &room, "@bob:there").await;
+    let create = here.view_known(&room).await.unwrap();
+    let create = create.state("m.room.create", "").await.unwrap().unwrap();
+
+    // Dan is out already, and says nothing of carol's membership.
+    let kick = ("@dan:here", member("@carol:here", "leave"));
+    let kick = forged(
+        &here,
+        &room,
+        kick,
+        &[&joined.join],
+        &[&create, &levels, dans],
+    )
+    .await;
+    let ban = ("@dan:here", member("@eve:here", "ban"));
+    let ban = forged(&here, &room, ban, &[&kick], &[&create, &levels, dans, eves]).await;
+    let leave = ("@carol:here", member("@carol:here", "leave"));
+    let leave = forged(&here, &room, leave, &[&ban], &[&create, &levels, carols]).await;
+    for event in [&kick, &ban, &leave] {
+        let received = deliver(&here, &there, &room, event).await;
+        let accepted = matches!(received, Received::Accepted { .. });
+        assert!(accepted, "{received:?}");
+    }
+    // A ban stays, whatever somebody cites.
+    let cry = ("@eve:here", message("no"));
+    let cry = forged(&here, &room, cry, &[&leave], &[&create, &levels, eves]).await;
+    let received = deliver(&here, &there, &room, &cry).await;
+    let rejected = matches!(received, Received::Rejected { .. });
+    assert!(rejected, "{received:?}");
+    assert_healthy(&there).await;
+
+    joined.finish(&there, &room).await;
+    assert!(!shown(&there, &kick).await && !shown(&there, &ban).await);
+    assert!(shown(&there, &leave).await && shown(&there, &cry).await);
+    let view = there.view_known(&room).await.unwrap();
+    assert!(!view.joined(&user("@carol:here")).await.unwrap());
+    assert!(view.joined(&user("@eve:here")).await.unwrap());
+    for event in [&kick, &ban, &leave, &cry] {
+        deliver(&here, &here, &room, event).await;
+    }
+    assert_eq!(digest(&here, &room).await, digest(&there, &room).await);
+    assert_healthy(&there).await;
+}
+
 #[tokio::test]
 async fn a_state_that_forbids_the_join_was_not_the_one_before_it() {
     let (here, there) = (server("here").await, server("there").await);
