@@ -113,9 +113,6 @@ impl Search {
             return Ok(None);
         };
         let user_id = view.user_id(user).await?;
-        if user_id == looking.reader {
-            return Ok(None);
-        }
         let known = match looking.rooms.get(&room) {
             Some(known) => *known,
             None => {

@@ -82,7 +82,9 @@ pub(super) async fn joined(
     if !new.iter().any(|server| shared.is_destination(server)) {
         return Ok(());
     }
-    introduce(shared, (&user, account), &new, false, position).await
+    // A device without keys can't be encrypted for: as long as it is not certain who is in the room, it can wait.
+    let all = !view.is_partial();
+    introduce(shared, (&user, account), &new, all, position).await
 }
 
 /// The members of a partial room have arrived. Servers that we did not know to be in it missed what was said of the
