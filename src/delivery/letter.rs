@@ -79,7 +79,8 @@ fn plain(text: &str, most: usize) -> String {
     line
 }
 
-fn escaped(text: &str) -> String {
+/// Text within HTML: in an element, or in a quoted attribute.
+pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

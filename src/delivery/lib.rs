@@ -42,6 +42,7 @@ pub use counts::{RoomUnread, Unread};
 pub use delayed::{Delayed, DelayedAction, DelayedError, DelayedEvents, MAX_DELAY_MS, MAX_DELAYED};
 pub use digest::Digests;
 pub use error::DeliveryError;
+pub use letter::escaped;
 pub use mail::{MailConfig, MailTls, Mailer};
 pub use notices::{Notice, NoticeError, Notices, NoticesConfig};
 pub use notifications::{MAX_NOTIFICATIONS, Notification, NotificationsPage};

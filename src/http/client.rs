@@ -48,6 +48,7 @@ mod voip;
 pub use account::end_account;
 pub use admin::where_seen;
 pub use appservice::bridged_user;
+pub use contacts::contacts_of;
 pub use files::{Asked, Files, disposition};
 pub use media::wanted;
 pub use remote::Remote;

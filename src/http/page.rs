@@ -3,6 +3,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use resuni_delivery::escaped;
 
 /// The script that tells the client that opened the page that it is done ("Fallback": `onAuthDone`), and the one that
 /// logs in ("Login Fallback").
@@ -10,22 +11,6 @@ pub const SCRIPT: &str = include_str!("page.js");
 
 /// Where the script is.
 pub const SCRIPT_PATH: &str = "/_matrix/static/client/page.js";
-
-/// Text within a page.
-pub fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 /// A page; `body` is HTML whose texts are [`escaped`]. With a `script` its body names it as `data-page`.
 pub fn page(status: StatusCode, title: &str, script: Option<&str>, body: &str) -> Response {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use http::{Method, StatusCode};
-use resuni_accounts::{Accounts, Medium, Purpose, Session, ValidationRequest};
+use resuni_accounts::{AccountNum, Accounts, Medium, Purpose, Session, ValidationRequest};
 use resuni_delivery::Mailer;
 use ruma::{
     ClientSecret, OwnedClientSecret, OwnedSessionId,
@@ -90,20 +90,23 @@ async fn list(
     State(accounts): State<Arc<Accounts>>,
     Ruma { caller, .. }: Ruma<get_3pids::v3::Request>,
 ) -> Result<RawJson, ApiError> {
-    let contacts = accounts.contacts(caller.account).await?;
-    let contacts: Vec<Value> = contacts
-        .into_iter()
-        .map(|contact| {
-            json!({
-                "medium": contact.medium,
-                "address": contact.address,
-                "validated_at": contact.validated_ms,
-                "added_at": contact.added_ms,
-            })
-        })
-        .collect();
+    let contacts = contacts_of(&accounts, caller.account).await?;
     // ruma would leave an empty list out, which clients take badly.
     Ok(RawJson::of(&json!({ "threepids": contacts })))
+}
+
+/// The addresses of an account, as clients and the tools of operators know them.
+pub async fn contacts_of(accounts: &Accounts, account: AccountNum) -> Result<Vec<Value>, ApiError> {
+    let contacts = accounts.contacts(account).await?;
+    let shown = contacts.into_iter().map(|contact| {
+        json!({
+            "medium": contact.medium,
+            "address": contact.address,
+            "validated_at": contact.validated_ms,
+            "added_at": contact.added_ms,
+        })
+    });
+    Ok(shown.collect())
 }
 
 async fn add_validated(

@@ -13,6 +13,7 @@ use axum::{
 use http::{Request, StatusCode, Uri};
 use resuni_accounts::{AccountError, Accounts, uia::Stage};
 use resuni_delivery::Push;
+use resuni_delivery::escaped;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -21,7 +22,7 @@ use crate::{
     error::ApiError,
     extract::read_body,
     limits::{Class, Limits, Who},
-    page::{SCRIPT_PATH, escaped, page, script},
+    page::{SCRIPT_PATH, page, script},
     peer::ClientAddr,
     routes::Routes,
 };

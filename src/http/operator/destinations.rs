@@ -10,7 +10,7 @@ use ruma::{OwnedServerName, api::error::ErrorCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::extract::{Asked, Named, Operator, Span};
+use super::extract::{Asked, Named, Next, Operator, Span};
 use crate::{error::ApiError, extract::RawJson, routes::Routes};
 
 /// The table of these endpoints.
@@ -75,11 +75,7 @@ async fn list(
     }
     let total = found.len();
     let page: Vec<Value> = span.cut(found).iter().map(described).collect();
-    let mut answer = json!({ "destinations": page, "total": total });
-    if let Some(next) = span.next(page.len(), total) {
-        answer["next_token"] = next.to_string().into();
-    }
-    Ok(RawJson::of(&answer))
+    Ok(span.answer("destinations", page, total, Next::Text))
 }
 
 /// A part of the name, as Synapse lets tools search.
@@ -122,11 +118,7 @@ async fn rooms_of(
         let newest = view.map(|view| view.last_position().0);
         page.push(json!({ "room_id": room, "stream_ordering": newest }));
     }
-    let mut answer = json!({ "rooms": page, "total": total });
-    if let Some(next) = span.next(page.len(), total) {
-        answer["next_token"] = next.to_string().into();
-    }
-    Ok(RawJson::of(&answer))
+    Ok(span.answer("rooms", page, total, Next::Text))
 }
 
 async fn reset(

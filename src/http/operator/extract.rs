@@ -8,12 +8,13 @@ use http::{Method, Request, request::Parts};
 use resuni_accounts::Session;
 use ruma::api::auth_scheme::AccessToken;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use crate::{
     AppState,
     auth::Authenticate,
     error::ApiError,
-    extract::{Policy, read_body},
+    extract::{Policy, RawJson, read_body},
     observe::loggable,
     peer::ClientAddr,
 };
@@ -120,6 +121,15 @@ pub struct Span {
     pub dir: Option<Dir>,
 }
 
+/// How `next_token` is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// As a number.
+    Number,
+    /// As text.
+    Text,
+}
+
 /// Which way a list goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 pub enum Dir {
@@ -150,6 +160,20 @@ impl Span {
     pub fn next(&self, entries: usize, total: usize) -> Option<usize> {
         let end = self.from.saturating_add(entries);
         (end < total).then_some(end)
+    }
+
+    /// A page as an answer: its entries under `name`, how many there are in all, and where the next begins, as a
+    /// `number` or, where Synapse says it so, as text.
+    pub fn answer(&self, name: &str, entries: Vec<Value>, total: usize, next: Next) -> RawJson {
+        let mut answer = json!({ "total": total });
+        if let Some(at) = self.next(entries.len(), total) {
+            answer["next_token"] = match next {
+                Next::Number => at.into(),
+                Next::Text => at.to_string().into(),
+            };
+        }
+        answer[name] = entries.into();
+        RawJson::of(&answer)
     }
 
     /// The entries of this page, of a list that is at hand.

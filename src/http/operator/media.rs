@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    extract::{Asked, Dir, Named, Operator, Span},
+    extract::{Asked, Dir, Named, Next, Operator, Span},
     rooms::known,
 };
 use crate::{error::ApiError, extract::RawJson, routes::Routes};
@@ -323,11 +323,7 @@ async fn of_user(
             })
         })
         .collect();
-    let mut answer = json!({ "media": page, "total": total });
-    if let Some(next) = span.next(page.len(), total) {
-        answer["next_token"] = next.into();
-    }
-    Ok(RawJson::of(&answer))
+    Ok(span.answer("media", page, total, Next::Number))
 }
 
 async fn delete_of_user(
@@ -497,9 +493,5 @@ async fn statistics(
             })
         })
         .collect();
-    let mut answer = json!({ "users": page, "total": total });
-    if let Some(next) = span.next(page.len(), total) {
-        answer["next_token"] = next.into();
-    }
-    Ok(RawJson::of(&answer))
+    Ok(span.answer("users", page, total, Next::Number))
 }

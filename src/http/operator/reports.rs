@@ -12,7 +12,7 @@ use ruma::{OwnedRoomId, OwnedUserId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::extract::{Asked, Dir, Named, Operator, Span};
+use super::extract::{Asked, Dir, Named, Next, Operator, Span};
 use crate::{error::ApiError, extract::RawJson, routes::Routes};
 
 /// The table of these endpoints.
@@ -50,11 +50,7 @@ async fn list(
     for report in &found {
         reports.push(described(&rooms, report, false).await?);
     }
-    let mut answer = json!({ "event_reports": reports, "total": total });
-    if let Some(next) = span.next(found.len(), total) {
-        answer["next_token"] = next.into();
-    }
-    Ok(RawJson::of(&answer))
+    Ok(span.answer("event_reports", reports, total, Next::Number))
 }
 
 async fn described(rooms: &Rooms, filed: &FiledReport, whole: bool) -> Result<Value, ApiError> {

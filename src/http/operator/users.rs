@@ -17,9 +17,9 @@ use ruma::{OwnedUserId, UserId, api::error::ErrorCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::extract::{Asked, Named, Operator, Sent, Span, given};
+use super::extract::{Asked, Named, Next, Operator, Sent, Span, given};
 use crate::{
-    client::{end_account, member_profile},
+    client::{contacts_of, end_account, member_profile},
     error::{ApiError, json_response},
     extract::RawJson,
     routes::Routes,
@@ -99,11 +99,7 @@ async fn found(
     };
     let (found, total) = accounts.search(&query).await?;
     let users: Vec<Value> = found.iter().map(described).collect();
-    let mut answer = json!({ "users": users, "total": total });
-    if let Some(next) = span.next(found.len(), total) {
-        answer["next_token"] = next.to_string().into();
-    }
-    Ok(RawJson::of(&answer))
+    Ok(span.answer("users", users, total, Next::Text))
 }
 
 fn order(named: Option<&str>) -> Result<AccountOrder, ApiError> {
@@ -160,19 +156,7 @@ async fn whole(accounts: &Accounts, user: &UserId) -> Result<Value, ApiError> {
         row: (*row).clone(),
     };
     let mut answer = described(&accounts.described(summary).await?);
-    let contacts = accounts.contacts(account).await?;
-    let contacts: Vec<Value> = contacts
-        .into_iter()
-        .map(|contact| {
-            json!({
-                "medium": contact.medium,
-                "address": contact.address,
-                "validated_at": contact.validated_ms,
-                "added_at": contact.added_ms,
-            })
-        })
-        .collect();
-    answer["threepids"] = contacts.into();
+    answer["threepids"] = contacts_of(accounts, account).await?.into();
     answer["external_ids"] = json!([]);
     answer["appservice_id"] = json!(service);
     for never in [
