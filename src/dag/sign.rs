@@ -40,6 +40,8 @@ pub struct Draft {
     pub depth: u64,
     /// Milliseconds since 1970.
     pub origin_server_ts: u64,
+    /// For how many milliseconds it is sticky (MSC4354).
+    pub sticky_ms: Option<u64>,
 }
 
 impl Draft {
@@ -76,6 +78,11 @@ impl Draft {
         event.insert("prev_events".to_owned(), references(&self.prev_events));
         event.insert("auth_events".to_owned(), references(&self.auth_events));
         event.insert("depth".to_owned(), number("depth", self.depth)?);
+        if let Some(sticky_ms) = self.sticky_ms {
+            let duration = number("msc4354_sticky", sticky_ms)?;
+            let sticky = CanonicalJsonObject::from([("duration_ms".to_owned(), duration)]);
+            event.insert("msc4354_sticky".to_owned(), sticky.into());
+        }
         let ts = number("origin_server_ts", self.origin_server_ts)?;
         event.insert("origin_server_ts".to_owned(), ts);
         Ok(event)

@@ -135,6 +135,7 @@ impl Room {
                 .collect(),
             depth: branch.depth + 1,
             origin_server_ts: self.clock,
+            sticky_ms: None,
         };
         sign(draft, self.rules, server_name!("one"), &key()).unwrap()
     }

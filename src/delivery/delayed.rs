@@ -91,6 +91,8 @@ pub struct Delayed {
     pub delay_ms: u64,
     /// The device and the transaction that ask for it.
     pub txn: Option<TxnKey>,
+    /// For how many milliseconds it will be sticky, from when it is sent (MSC4354).
+    pub sticky_ms: Option<u64>,
 }
 
 /// Sends events later. Share it in an `Arc`, and let [`DelayedEvents::run`] run.
@@ -171,6 +173,7 @@ impl DelayedEvents {
             delay_ms: event.delay_ms,
             since_ms: now,
             txn: txn.clone(),
+            sticky_ms: event.sticky_ms,
         };
         let mut batch = Batch::new();
         if let Some(txn) = &txn {
@@ -260,12 +263,11 @@ impl DelayedEvents {
         let user = user.map_err(DeliveryError::from)?.ok_or_else(gone)?;
         let room = OwnedRoomId::try_from(row.room.as_str()).map_err(|_| gone())?;
         let content = RawValue::from_string(row.content.clone()).unwrap_or_default();
-        let event = match &row.state_key {
-            Some(key) => NewEvent::state(row.kind.clone(), key.clone(), content),
-            None => NewEvent {
-                redacts: row.redacts.as_deref().and_then(|id| id.try_into().ok()),
-                ..NewEvent::message(row.kind.clone(), content)
-            },
+        let event = NewEvent {
+            state_key: row.state_key.clone(),
+            redacts: row.redacts.as_deref().and_then(|id| id.try_into().ok()),
+            sticky_ms: row.sticky_ms,
+            ..NewEvent::message(row.kind.clone(), content)
         };
         let txn = TxnKey {
             device: "\u{0}delayed".to_owned(),

@@ -200,12 +200,51 @@ pub struct DelayedRow {
     pub since_ms: u64,
     /// Its row in [`DELAYED_TXNS`].
     pub txn: Option<(AccountNum, String, String, String)>,
+    /// For how long it will be sticky (MSC4354).
+    pub sticky_ms: Option<u64>,
 }
-versioned!(DelayedRow, 1);
+versioned!(DelayedRow, 2, from 1 => v1::DelayedRow);
 
 impl DelayedRow {
     /// When it is to be sent.
     pub fn due_ms(&self) -> u64 {
         self.since_ms.saturating_add(self.delay_ms)
+    }
+}
+
+/// Rows as they were written before.
+mod v1 {
+    use resuni_accounts::AccountNum;
+    use serde::{Deserialize, Serialize};
+
+    /// Before events could be sticky.
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    pub struct DelayedRow {
+        pub account: AccountNum,
+        pub room: String,
+        pub kind: String,
+        pub state_key: Option<String>,
+        pub content: String,
+        pub redacts: Option<String>,
+        pub delay_ms: u64,
+        pub since_ms: u64,
+        pub txn: Option<(AccountNum, String, String, String)>,
+    }
+
+    impl From<DelayedRow> for super::DelayedRow {
+        fn from(row: DelayedRow) -> Self {
+            Self {
+                account: row.account,
+                room: row.room,
+                kind: row.kind,
+                state_key: row.state_key,
+                content: row.content,
+                redacts: row.redacts,
+                delay_ms: row.delay_ms,
+                since_ms: row.since_ms,
+                txn: row.txn,
+                sticky_ms: None,
+            }
+        }
     }
 }

@@ -224,6 +224,7 @@ impl Handshakes {
             auth_events: vec![before_it],
             depth: before.depth().saturating_add(1),
             origin_server_ts: self.clock.now_ms(),
+            sticky_ms: None,
         };
         let event = sign(draft, rules, &self.own, &self.key).map_err(RoomError::from)?;
         Ok((rules.version.clone(), event))

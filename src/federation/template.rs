@@ -101,6 +101,7 @@ pub(crate) fn draft(
         auth_events: template.auth_events,
         depth: template.depth,
         origin_server_ts: now_ms,
+        sticky_ms: None,
     })
 }
 

@@ -191,10 +191,14 @@ impl Line<'_> {
                 "no more history can be laid before the event {gap}"
             ))
         })?;
+        let laid: Vec<_> = events
+            .iter()
+            .map(|event| (event.num, event.pdu.clone()))
+            .collect();
         for (sub, event) in (first..lowest).zip(events) {
             let place = Place::Timeline { position, sub };
             delta::put_event(&mut self.work, self.live.num, Judged { place, ..event }).await?;
         }
-        Ok(())
+        self.lay_sticky_history(&laid).await
     }
 }

@@ -70,6 +70,7 @@ pub(crate) async fn draft(
         prev_events,
         auth_events,
         depth: spot.depth,
+        sticky_ms: event.sticky_ms,
         origin_server_ts: event.timestamp.unwrap_or_else(|| work.rooms.clock.now_ms()),
     };
     Ok((draft, auth))

@@ -26,6 +26,8 @@ pub struct Unsigned<'a> {
     pub replaces_state: Option<&'a EventId>,
     /// The reader's membership at the event, changes by the event included.
     pub membership: Option<&'a str>,
+    /// For how many milliseconds more it is sticky (MSC4354).
+    pub sticky_ms: Option<u64>,
     /// Bundled aggregations, a JSON object.
     pub relations: Option<&'a str>,
 }
@@ -43,6 +45,9 @@ impl Unsigned<'_> {
         if let Some(relations) = self.relations {
             out.push_str(",\"m.relations\":");
             out.push_str(relations);
+        }
+        if let Some(rest) = self.sticky_ms {
+            let _ = write!(out, ",\"{}_duration_ttl_ms\":{rest}", crate::sticky::FIELD);
         }
         if let Some(content) = self.prev_content {
             out.push_str(",\"prev_content\":");
@@ -107,6 +112,9 @@ pub fn write_fields(
     if let Some(room_id) = room_id {
         out.push_str(",\"room_id\":");
         push_string(out, room_id.as_str());
+    }
+    if let Some(sticky) = fields.sticky {
+        let _ = write!(out, ",\"{}\":{sticky}", crate::sticky::FIELD);
     }
     out.push_str(",\"sender\":");
     out.push_str(fields.sender);

@@ -6,6 +6,7 @@ use ruma::EventId;
 use crate::client_format::{self, Unsigned, client_event};
 use crate::error::RoomError;
 use crate::page::TimelineEvent;
+use crate::sticky;
 use crate::tables::Place;
 use crate::types::{EventNum, Membership, TimelineToken};
 use crate::view::{RoomView, Shown, StoredEvent};
@@ -65,6 +66,7 @@ impl Viewer {
                 .map(|pdu| pdu.sender().as_str()),
             replaces_state: replaced.as_ref().map(|(id, _)| id.as_ref()),
             membership: Some(membership.as_str()),
+            sticky_ms: sticky::rest_ms(event, form.now_ms),
             relations: relations.as_deref(),
         };
         let json = shown

@@ -17,7 +17,7 @@ use crate::{
     activity,
     error::RoomError,
     events::TxnKey,
-    partial, relations,
+    partial, relations, sticky,
     tables::{
         EVENTS, EventLog, EventRow, Given, HEAD, Head, LATTICE, LOCAL_MEMBERS, MEMBERS, MISSING,
         Missing, OUTLIERS, OutlierRow, Place, REDACTED_OUTLIERS, ROOM_SERVERS, SERVER_ROOMS,
@@ -73,6 +73,9 @@ pub(crate) async fn put_event(
             let gap = put_edges(work, room, num, hash, &event).await?;
             put_timeline(work, room, num, (position, sub), gap, sender, &event);
             activity::put(work, room, (position, sub), &event.pdu);
+            if sub == u32::MAX {
+                sticky::lay(work, room, position, &event).await?;
+            }
             relations::put(work, room, (num, hash), sender, (position, sub), &event).await?;
         }
         _ => {
@@ -80,6 +83,9 @@ pub(crate) async fn put_event(
                 work.batch.delete(&MISSING, &(room, hash));
                 // It may have been an outlier; now nobody is shown it.
                 work.batch.delete(&REDACTED_OUTLIERS, &(room, num));
+            }
+            if event.place == Place::SoftFailed {
+                sticky::note_refused(work, room, &event).await?;
             }
             if event.place == Place::Outlier {
                 relations::redact_by_held(work, room, (num, hash), &event).await?;

@@ -20,6 +20,8 @@ pub struct NewEvent {
     pub redacts: Option<OwnedEventId>,
     /// `origin_server_ts` in milliseconds, where the sender may choose it (application services); else now.
     pub timestamp: Option<u64>,
+    /// For how many milliseconds it is sticky (MSC4354).
+    pub sticky_ms: Option<u64>,
 }
 
 impl NewEvent {
@@ -31,6 +33,7 @@ impl NewEvent {
             content,
             redacts: None,
             timestamp: None,
+            sticky_ms: None,
         }
     }
 

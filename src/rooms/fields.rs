@@ -124,6 +124,8 @@ pub struct EventFields<'a> {
     pub sender: &'a str,
     /// `state_key`, quoted; `None` for a message event.
     pub state_key: Option<&'a str>,
+    /// `msc4354_sticky`, an object.
+    pub sticky: Option<&'a str>,
     /// `type`, quoted.
     pub kind: &'a str,
 }
@@ -143,6 +145,7 @@ impl<'a> EventFields<'a> {
                 "content" => fields.content = value,
                 "origin_server_ts" => fields.origin_server_ts = value,
                 "redacts" => fields.redacts = Some(value),
+                crate::sticky::FIELD => fields.sticky = Some(value),
                 "sender" => fields.sender = value,
                 "state_key" => fields.state_key = Some(value),
                 "type" => fields.kind = value,

@@ -305,6 +305,9 @@ impl<'a> Line<'a> {
     /// Applies the batch and leaves the lane. The caller waits for [`Finished::durable`] before it acknowledges anything.
     pub async fn finish(mut self, lane: Lane) -> Result<Finished, RoomError> {
         let mut positions = Vec::new();
+        if self.whole.is_none() && self.changes_state() {
+            self.judge_sticky_again().await?;
+        }
         if (!self.said.is_empty() || self.whole.is_some())
             && let Some(mut head) = self.live.head.take()
         {
@@ -320,6 +323,14 @@ impl<'a> Line<'a> {
         }
         lane.leave(self.live);
         Ok(Finished { applied, positions })
+    }
+
+    /// Whether the current state will be another one with this batch.
+    fn changes_state(&self) -> bool {
+        match (&self.original, &self.live.head) {
+            (Some(old), Some(new)) => old.snap != new.snap,
+            _ => false,
+        }
     }
 
     async fn write_said(&mut self, head: &mut Head) -> Result<Vec<Position>, RoomError> {

@@ -271,6 +271,10 @@ async fn already(
     let (Some(state_key), Some(head)) = (&event.state_key, &line.live.head) else {
         return Ok(None);
     };
+    if event.sticky_ms.is_some() {
+        // The same again lasts longer.
+        return Ok(None);
+    }
     let Some(current) = reader.state_pdu(head.snap, &event.kind, state_key).await? else {
         return Ok(None);
     };

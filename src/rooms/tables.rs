@@ -82,6 +82,15 @@ pub static TOLD_SERVERS: Table<(RoomNum, ServerNum), ()> = Table::new(0x0232, "t
 /// said in since this is written has no row.
 pub static BUMPS: Table<RoomNum, Position> = Table::new(0x0257, "bump stamps");
 
+/// Events that are or were sticky (MSC4354), at the positions at which clients are told of them. See `sticky`.
+pub static STICKY: Table<(RoomNum, Position), Sticky> = Table::new(0x0258, "sticky events");
+/// The same, by when they end, in milliseconds since 1970.
+pub static STICKY_ENDS: Table<(u64, RoomNum, Position), ()> =
+    Table::new(0x0259, "ends of sticky events");
+/// Sticky events that the current state forbade when they came.
+pub static STICKY_REFUSED: Table<(RoomNum, EventNum), RefusedSticky> =
+    Table::new(0x025a, "refused sticky events");
+
 /// All tables of this file, for the doctor.
 pub const TABLES: &[TableInfo] = &[
     ROOMS.info(),
@@ -110,6 +119,9 @@ pub const TABLES: &[TableInfo] = &[
     PARTIAL_EVENTS.info(),
     TOLD_SERVERS.info(),
     BUMPS.info(),
+    STICKY.info(),
+    STICKY_ENDS.info(),
+    STICKY_REFUSED.info(),
 ];
 
 /// An event got its place in a room's timeline, or an invite or a knock of a room we are not in changed. The scope is
@@ -118,6 +130,9 @@ pub const TOPIC_EVENT: Topic = Topic(0x0201);
 
 /// The state of a partial room became whole. The scope is the `RoomNum`, the payload a [`WholeLog`].
 pub const TOPIC_WHOLE: Topic = Topic(0x0203);
+
+/// A sticky event came as history: the scope is the `RoomNum`, the position that of its row in [`STICKY`].
+pub const TOPIC_STICKY: Topic = Topic(0x0204);
 
 /// A row of [`ROOMS`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -356,6 +371,28 @@ pub struct Relation {
     pub key: Option<String>,
 }
 versioned!(Relation, 1);
+
+/// A row of [`STICKY`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sticky {
+    /// The event.
+    pub event: EventNum,
+    /// Until when it is sticky, in milliseconds since 1970.
+    pub until_ms: u64,
+}
+versioned!(Sticky, 1);
+
+/// A row of [`STICKY_REFUSED`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedSticky {
+    /// Its sender.
+    pub sender: UserNum,
+    /// When it came, in milliseconds since 1970.
+    pub received_ms: u64,
+    /// Until when it is sticky.
+    pub until_ms: u64,
+}
+versioned!(RefusedSticky, 1);
 
 /// The payload of a log entry of [`TOPIC_WHOLE`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

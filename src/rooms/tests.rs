@@ -27,6 +27,7 @@ mod places;
 mod reading;
 mod relations;
 mod spaces;
+mod sticky;
 mod upgrade;
 
 pub(crate) struct Ticks(AtomicU64);

@@ -15,6 +15,8 @@ pub(crate) struct Answer {
     pub to_device: Vec<String>,
     /// Set when there are more messages: those told here end at this position.
     pub to_device_up_to: Option<Position>,
+    /// Set when there are more sticky events: of each room, those up to this position are told.
+    pub sticky_up_to: Option<Position>,
     /// Users whose keys the device has to look at again, and those it need not follow any more.
     pub changed: Vec<OwnedUserId>,
     pub left: Vec<OwnedUserId>,
@@ -44,6 +46,7 @@ impl Answer {
     pub fn into_json(self, now: &SyncToken) -> String {
         let next = SyncToken {
             to_device: self.to_device_up_to.unwrap_or(now.position),
+            sticky: self.sticky_up_to.unwrap_or(now.position),
             ..*now
         };
         let rooms = [
@@ -152,11 +155,7 @@ mod tests {
 
     #[test]
     fn the_object() {
-        let next = SyncToken {
-            position: Position(3),
-            typing: 0,
-            to_device: Position(3),
-        };
+        let next = SyncToken::at(Position(3), 0);
         assert_eq!(
             Answer::default().into_json(&next),
             r#"{"next_batch":"s3_0"}"#

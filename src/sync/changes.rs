@@ -9,7 +9,7 @@ use resuni_accounts::{
 use resuni_rooms::{
     RoomNum, UserNum,
     receipts::TOPIC_RECEIPT,
-    tables::{EventLog, TOPIC_EVENT, TOPIC_WHOLE, WholeLog},
+    tables::{EventLog, TOPIC_EVENT, TOPIC_STICKY, TOPIC_WHOLE, WholeLog},
 };
 use resuni_store::LogEntry;
 use ruma::{OwnedUserId, UserId};
@@ -57,7 +57,7 @@ impl Changes {
                 changes
                     .members
                     .extend(whole.into_iter().flat_map(|whole| whole.memberships));
-            } else if entry.topic == TOPIC_RECEIPT {
+            } else if entry.topic == TOPIC_RECEIPT || entry.topic == TOPIC_STICKY {
                 changes.rooms.insert(RoomNum(entry.scope));
             } else if entry.topic.0 >> 8 == ACCOUNTS {
                 changes.accounts.insert(AccountNum(entry.scope));

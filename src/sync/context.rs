@@ -127,7 +127,8 @@ impl<'a> Context<'a> {
             let new = self.since().is_none_or(|since| room.row.position > since);
             match room.row.membership {
                 Membership::Join => {
-                    if let Some(json) = self.joined(&room).await? {
+                    let sticky = &mut answer.sticky_up_to;
+                    if let Some(json) = self.joined(&room, sticky).await? {
                         answer.join.push((room.room_id, json));
                     }
                 }
@@ -169,6 +170,9 @@ impl<'a> Context<'a> {
     }
 
     fn named_since(&self, since: SyncToken) -> Option<Vec<RoomNum>> {
+        if since.sticky < since.position {
+            return None; // Any room may have more sticky events.
+        }
         let entries = self
             .sync
             .rooms

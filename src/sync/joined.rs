@@ -33,8 +33,13 @@ pub(crate) struct Timeline {
 }
 
 impl Context<'_> {
-    /// The room's part of the answer; `None` if it has nothing new.
-    pub(crate) async fn joined(&self, room: &RoomOf) -> Result<Option<String>, SyncError> {
+    /// The room's part of the answer; `None` if it has nothing new. Where it has more sticky events than are told now,
+    /// `sticky_up_to` says so.
+    pub(crate) async fn joined(
+        &self,
+        room: &RoomOf,
+        sticky_up_to: &mut Option<Position>,
+    ) -> Result<Option<String>, SyncError> {
         let Some(view) = self.sync.rooms.view_num(room.num).await? else {
             return Ok(None);
         };
@@ -60,12 +65,16 @@ impl Context<'_> {
             now,
         };
         let state = self.state(&view, span, &timeline).await?;
+        let sticky = self
+            .sticky(&view, known, &timeline.events, sticky_up_to)
+            .await?;
         let ephemeral = self.ephemeral(&view, room, known).await?;
         let account_data = self.room_account_data(room);
         let quiet = timeline.events.is_empty()
             && !timeline.limited
             && !came_whole
             && state.is_empty()
+            && sticky.is_empty()
             && ephemeral.is_empty()
             && account_data.is_empty();
         let full = known.is_none() || self.request.full_state;
@@ -85,6 +94,7 @@ impl Context<'_> {
         self.write_timeline(&mut out, &mut viewer, &timeline)
             .await?;
         self.write_state(&mut out, &view, &state);
+        self.write_sticky(&mut out, &mut viewer, &sticky).await?;
         out.push_str(",\"ephemeral\":");
         events(&mut out, &ephemeral);
         out.push_str(",\"account_data\":");

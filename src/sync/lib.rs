@@ -17,6 +17,7 @@ mod left;
 mod presence;
 pub mod sliding;
 mod state;
+mod sticky;
 mod stream;
 mod stream_edus;
 #[cfg(test)]
@@ -151,11 +152,7 @@ impl Sync {
         // The typing serial first: what is typed in between is told again rather than lost.
         let typing = self.typing.serial();
         let position = self.rooms.store().log().watermark();
-        SyncToken {
-            position,
-            typing,
-            to_device: position,
-        }
+        SyncToken::at(position, typing)
     }
 
     async fn answer(
@@ -189,8 +186,8 @@ impl Sync {
         since: SyncToken,
         now: SyncToken,
     ) -> Result<bool, SyncError> {
-        if since.to_device < since.position {
-            return Ok(false); // More messages to the device than one answer could hold.
+        if since.is_behind() {
+            return Ok(false); // There was more than one answer could hold.
         }
         if since.typing != now.typing
             && (!self.typing.changed_since(since.typing).is_empty()

@@ -298,11 +298,7 @@ fn end_of(events: &mut Arrived, start: SyncToken, now: SyncToken) -> SyncToken {
     let cut = events.len() > MAX_EVENTS;
     events.truncate(MAX_EVENTS);
     match events.last() {
-        Some((position, _)) if cut => SyncToken {
-            position: *position,
-            to_device: *position,
-            typing: start.typing,
-        },
+        Some((position, _)) if cut => SyncToken::at(*position, start.typing),
         _ => now,
     }
 }

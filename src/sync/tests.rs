@@ -15,6 +15,7 @@ use serde_json::{Value, json, value::to_raw_value};
 mod crowd;
 mod device;
 mod sliding;
+mod sticky;
 mod stream;
 
 use crate::{Sync, SyncRequest, Who};

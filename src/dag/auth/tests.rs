@@ -375,6 +375,7 @@ fn auth_events_are_what_the_event_needs() {
             auth_events: ids(auth),
             depth: good.depth(),
             origin_server_ts: good.origin_server_ts(),
+            sticky_ms: None,
         };
         sign(
             draft,

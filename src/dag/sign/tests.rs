@@ -208,6 +208,7 @@ fn a_redaction_draft_names_its_target_where_the_version_has_it() {
             auth_events: references(like.auth_events()),
             depth: like.depth(),
             origin_server_ts: like.origin_server_ts(),
+            sticky_ms: None,
         };
         let pdu = sign(draft, room.rules, server_name!("one"), &key()).unwrap();
         assert_eq!(pdu.redacts(room.rules).unwrap(), "$target");

@@ -28,6 +28,7 @@ fn event(home: &Home, account: AccountNum, key: &str, delay_ms: u64) -> Delayed 
         redacts: None,
         delay_ms,
         txn: None,
+        sticky_ms: None,
     }
 }
 

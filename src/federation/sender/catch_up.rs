@@ -9,7 +9,7 @@ use resuni_rooms::{
 use resuni_store::{Direction, Position, ScanRange, Snapshot};
 use ruma::ServerName;
 
-use super::{Shared, is_ours, put_out, queue::Item};
+use super::{Shared, is_ours, put_out, queue::Item, sticky};
 use crate::{
     error::FederationError,
     tables::{NEWEST, Newest},
@@ -55,8 +55,8 @@ pub(super) async fn missed(
     }
     let mut items = newest_of_each_room(shared, &snapshot, number, after, up_to).await?;
     items.extend(missed.put_out);
-    items.sort_by_key(|item| item.position);
-    items.dedup_by_key(|item| item.position);
+    items.sort_by_key(|item| (item.position, item.event));
+    items.dedup_by_key(|item| item.event);
     Ok(items)
 }
 
@@ -82,10 +82,22 @@ async fn one_by_one(
     for _ in 0..MAX_ENTRIES / PAGE {
         let entries = shared.store.log().read(at, up_to, PAGE).await?;
         for entry in entries.iter().filter(|entry| entry.topic == TOPIC_EVENT) {
-            let Some(log) = EventLog::from_bytes(&entry.payload).filter(is_ours) else {
+            let Some(log) = EventLog::from_bytes(&entry.payload) else {
                 continue;
             };
             let room = RoomNum(entry.scope);
+            if sticky::may_join(&log)
+                && let Some(view) = shared.rooms.view_num(room).await?
+                && sticky::joining(&view, &log)
+                    .await?
+                    .is_some_and(|joins| joins == name)
+            {
+                let ours = sticky::ours(shared, &view, entry.position).await?;
+                missed.in_rooms.extend(ours);
+            }
+            if !is_ours(&log) {
+                continue;
+            }
             let is_in = match in_room.get(&room) {
                 Some(is_in) => *is_in,
                 None => {
@@ -143,21 +155,25 @@ async fn newest_of_each_room(
         }
     }
     let rooms: Vec<RoomNum> = rooms.into_iter().collect();
+    // Events that others do not find by themselves, as they find what lies before the newest.
+    let mut items = Vec::new();
+    for room in &rooms {
+        if let Some(view) = shared.rooms.view_num(*room).await? {
+            items.extend(sticky::ours(shared, &view, up_to).await?);
+        }
+    }
     let written = snapshot.get_many(&NEWEST, &rooms).await?;
     let unwritten: HashMap<RoomNum, Newest> = shared.newest.lock().clone();
-    let mut items: Vec<Item> = rooms
-        .into_iter()
-        .zip(written)
-        .filter_map(|(room, row)| {
-            let newest = unwritten.get(&room).copied().or(row)?;
-            // Newer than `up_to` is in the queue already, and older was delivered.
-            (newest.position > after && newest.position <= up_to).then_some(Item {
-                position: newest.position,
-                room,
-                event: newest.event,
-            })
+    let newest = rooms.into_iter().zip(written).filter_map(|(room, row)| {
+        let newest = unwritten.get(&room).copied().or(row)?;
+        // Newer than `up_to` is in the queue already, and older was delivered.
+        (newest.position > after && newest.position <= up_to).then_some(Item {
+            position: newest.position,
+            room,
+            event: newest.event,
         })
-        .collect();
+    });
+    items.extend(newest);
     items.sort_by_key(|item| item.position);
     Ok(items)
 }

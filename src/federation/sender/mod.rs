@@ -10,6 +10,7 @@ mod devices;
 mod edus;
 mod outbox;
 mod queue;
+mod sticky;
 mod worker;
 
 use std::{
@@ -432,6 +433,9 @@ impl Dispatcher<'_> {
         };
         let room = RoomNum(entry.scope);
         let changed = log.flags & flags::STATE_CHANGED != 0;
+        if sticky::may_join(&log) {
+            self.welcome(room, &log, entry.position).await?;
+        }
         if log.flags & flags::MEMBER != 0 && !log.memberships.is_empty() {
             devices::joined(self.shared, room, &log, entry.position).await?;
         }
@@ -461,6 +465,32 @@ impl Dispatcher<'_> {
             .filter(|server| self.shared.is_destination(server))
         {
             self.shared.send(server, item);
+        }
+        Ok(())
+    }
+
+    /// A server that may be new in the room gets our sticky events there, behind which it has not been (MSC4354). One that
+    /// has them knows them.
+    async fn welcome(
+        &self,
+        room: RoomNum,
+        log: &EventLog,
+        position: Position,
+    ) -> Result<(), FederationError> {
+        let Some(view) = self.shared.rooms.view_num(room).await? else {
+            return Ok(());
+        };
+        let Some(server) = sticky::joining(&view, log).await? else {
+            return Ok(());
+        };
+        let known = self.servers.get(&room);
+        if known.is_some_and(|known| known.contains(&server))
+            || !self.shared.is_destination(&server)
+        {
+            return Ok(());
+        }
+        for item in sticky::ours(self.shared, &view, position).await? {
+            self.shared.send(&server, item);
         }
         Ok(())
     }

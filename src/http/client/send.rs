@@ -6,10 +6,10 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::StatusCode;
+use http::{StatusCode, Uri};
 use resuni_accounts::{Accounts, Session};
 use resuni_delivery::{Delayed, DelayedEvents, Notices};
-use resuni_rooms::{NewEvent, Rooms, TxnKey};
+use resuni_rooms::{MAX_STICKY_MS, NewEvent, Rooms, TxnKey};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, TransactionId, UserId,
     api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
@@ -95,7 +95,7 @@ async fn message(
         ..
     }: Ruma<send_message_event::v3::Request>,
 ) -> Result<Response, ApiError> {
-    let delay_ms = delay(&uri)?;
+    let (delay_ms, sticky_ms) = (delay(&uri)?, sticky(&uri)?);
     // A delayed event that is asked for once more is known by its transaction: clients leave the body out then.
     let given: &[u8] = if delay_ms.is_some() { b"{}" } else { &raw };
     let content = content(body.body, given)?;
@@ -107,6 +107,7 @@ async fn message(
             None
         },
         timestamp: timestamp(&caller, body.timestamp),
+        sticky_ms,
         ..NewEvent::message(kind, content)
     };
     let txn = transaction(&caller, &body.txn_id);
@@ -137,7 +138,26 @@ fn later(
         redacts: event.redacts,
         delay_ms,
         txn,
+        sticky_ms: event.sticky_ms,
     }
+}
+
+/// For how many milliseconds the event is to be sticky (MSC4354).
+fn sticky(uri: &Uri) -> Result<Option<u64>, ApiError> {
+    #[derive(Deserialize)]
+    struct Query {
+        #[serde(rename = "org.matrix.msc4354.sticky_duration_ms")]
+        sticky_ms: Option<u64>,
+    }
+    let query = axum::extract::Query::<Query>::try_from_uri(uri)
+        .map_err(|error| ApiError::invalid_param(error.to_string()))?;
+    let sticky_ms = query.0.sticky_ms;
+    if sticky_ms.is_some_and(|ms| ms > MAX_STICKY_MS) {
+        return Err(ApiError::invalid_param(
+            "An event can be sticky for an hour (3600000 milliseconds) at most.",
+        ));
+    }
+    Ok(sticky_ms)
 }
 
 /// A redaction that is sent as an ordinary event names its target in its content; where that
@@ -204,6 +224,7 @@ async fn state(
     }
     let event = NewEvent {
         timestamp: timestamp(&caller, body.timestamp),
+        sticky_ms: sticky(&uri)?,
         ..NewEvent::state(kind, body.state_key, content)
     };
     if let Some(delay_ms) = delay(&uri)? {

@@ -45,6 +45,8 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc4445.initial_sync_timeline_topological_ordering",
     // Events that are sent later.
     "org.matrix.msc4140",
+    // Events that reach everybody for a while.
+    "org.matrix.msc4354",
     // Removing account data.
     "org.matrix.msc3391",
     // Pages of history by the type of their relations.

@@ -28,6 +28,7 @@ fn event_of_mallory(
         auth_events: auth.iter().map(to).collect(),
         depth: prev.iter().map(|pdu| pdu.depth()).max().unwrap_or(0) + 1,
         origin_server_ts: 1_700_000_000_000,
+        sticky_ms: None,
     };
     let key = SigningKey::from_bytes("1", [9; 32]).unwrap();
     sign(draft, rules, ruma::server_name!("evil"), &key).unwrap()

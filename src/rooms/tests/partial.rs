@@ -121,6 +121,7 @@ async fn forged(
             .collect(),
         depth: prev.iter().map(|pdu| pdu.depth()).max().unwrap_or(0) + 1,
         origin_server_ts: by.now_ms(),
+        sticky_ms: None,
     };
     sign(draft, view.rules(), by.server_name(), &by.config.key).unwrap()
 }

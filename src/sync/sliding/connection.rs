@@ -20,6 +20,9 @@ const OF_DEVICE: usize = 8;
 /// Connections and their rooms of all devices together: beyond it, those that were used least recently give way.
 const WEIGHT: usize = 4 << 20;
 
+/// Extensions that tell of rooms.
+pub(crate) const OF_ROOMS: usize = 4;
+
 /// What a client has of a room.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
@@ -33,9 +36,9 @@ pub(crate) struct Sent {
     pub wanted: Arc<Wanted>,
     /// Members that were sent because the timeline needed them, and did not change since.
     pub members: Vec<UserNum>,
-    /// What extensions tell of the room (account data, receipts, typing) has been sent up to here; none where it has
+    /// What extensions tell of the room (account data, receipts, typing, sticky events) has been sent up to here; none where it has
     /// been sent as far as the connection goes, as is so with most.
-    pub behind: Option<Box<[Option<Position>; 3]>>,
+    pub behind: Option<Box<[Option<Position>; OF_ROOMS]>>,
     /// The unread counts are others than were told.
     pub unread: bool,
     /// Whether the user was joined.
@@ -79,8 +82,8 @@ pub(crate) struct Seen {
     /// Up to where the connection goes; none before the first answer.
     pub token: Option<SyncToken>,
     pub rooms: HashMap<RoomNum, Sent>,
-    /// Extensions of rooms that were on: account data, receipts, typing.
-    pub extensions: [bool; 3],
+    /// Extensions of rooms that were on: account data, receipts, typing, sticky events.
+    pub extensions: [bool; OF_ROOMS],
     /// Changes of subscriptions to threads up to here.
     pub threads: Position,
 }
@@ -91,7 +94,7 @@ pub(crate) struct Step {
     pub token: Option<SyncToken>,
     /// A none: the client has nothing of the room any more.
     pub rooms: HashMap<RoomNum, Option<Sent>>,
-    pub extensions: [bool; 3],
+    pub extensions: [bool; OF_ROOMS],
     pub threads: Position,
 }
 
@@ -317,11 +320,7 @@ mod tests {
     }
 
     fn step(position: u64) -> Step {
-        let token = SyncToken {
-            position: Position(position),
-            typing: 0,
-            to_device: Position(position),
-        };
+        let token = SyncToken::at(Position(position), 0);
         Step {
             token: Some(token),
             ..Step::default()

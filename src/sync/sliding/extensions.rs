@@ -12,6 +12,7 @@ use crate::{
     answer::{list, typed},
     error::SyncError,
     joined::quoted,
+    sticky,
 };
 
 /// Messages to the device in one answer, if the client wants no fewer.
@@ -21,6 +22,7 @@ const MESSAGES: usize = 100;
 const ACCOUNT_DATA: usize = 0;
 const RECEIPTS: usize = 1;
 const TYPING: usize = 2;
+const STICKY: usize = 3;
 
 /// What the client lacks of a room in an extension.
 enum Lacks {
@@ -40,6 +42,7 @@ impl Look<'_> {
         self.account_data(rooms, draft).await?;
         self.receipts(rooms, draft).await?;
         self.typing(rooms, draft).await?;
+        self.sticky(rooms, draft).await?;
         self.thread_subscriptions(draft).await?;
         self.note_behind(draft);
         Ok(())
@@ -157,6 +160,8 @@ impl Look<'_> {
     fn lacks(&self, extension: usize, room: RoomNum, sent: &Sent) -> Lacks {
         match (sent.is_behind(extension), self.since()) {
             (Some(behind), _) => Lacks::Since(behind),
+            // Who has just joined lacks what came before, too.
+            (None, Some(_)) if extension == STICKY && self.may_have_joined(room) => Lacks::All,
             (None, Some(since)) if self.is_touched(extension, room) => Lacks::Since(since),
             _ => Lacks::Nothing,
         }
@@ -167,8 +172,14 @@ impl Look<'_> {
         match extension {
             ACCOUNT_DATA => self.stretch.by_room.contains_key(&room),
             RECEIPTS => log.is_none_or(|log| log.receipts.contains(&room)),
+            STICKY => log.is_none_or(|log| log.touched.contains(&room)),
             _ => log.is_none_or(|log| log.typing.contains(&room)),
         }
+    }
+
+    fn may_have_joined(&self, room: RoomNum) -> bool {
+        let log = self.stretch.log.as_ref();
+        log.is_none_or(|log| log.moved.contains(&room))
     }
 
     /// What the client has of a room with this answer.
@@ -184,7 +195,12 @@ impl Look<'_> {
     fn note_behind(&self, draft: &mut Draft) {
         let Some(since) = self.since() else { return };
         let wanted = &self.request.extensions;
-        let scopes = [&wanted.account_data, &wanted.receipts, &wanted.typing];
+        let scopes = [
+            &wanted.account_data,
+            &wanted.receipts,
+            &wanted.typing,
+            &wanted.sticky,
+        ];
         for (extension, scope) in scopes.into_iter().enumerate() {
             if scope.is_none() || !self.seen.extensions[extension] {
                 continue;
@@ -194,6 +210,7 @@ impl Look<'_> {
                 (ACCOUNT_DATA, _) => self.stretch.by_room.keys().copied().collect(),
                 (_, None) => self.seen.rooms.keys().copied().collect(),
                 (RECEIPTS, Some(log)) => log.receipts.iter().copied().collect(),
+                (STICKY, Some(log)) => log.touched.iter().copied().collect(),
                 (_, Some(log)) => log.typing.iter().copied().collect(),
             };
             let told = &draft.told[extension];
@@ -343,6 +360,50 @@ impl Look<'_> {
         out.remove(1);
         out.push('}');
         draft.extensions.push(("typing", out));
+        Ok(())
+    }
+
+    /// Sticky events (MSC4354). They follow what the connection has been sent of each room, so the token of their own that
+    /// Synapse's form has is only given back: nothing is lost in a room that comes into a window later.
+    async fn sticky(&self, rooms: &[Chosen], draft: &mut Draft) -> Result<(), SyncError> {
+        let Some(scope) = &self.request.extensions.sticky else {
+            return Ok(());
+        };
+        let (now, now_ms) = (self.now.position, self.sync.rooms.now_ms());
+        let mut of_rooms = Vec::new();
+        for (room, lacks) in self.lacking((STICKY, scope), rooms, draft).await? {
+            if room.entry.membership != Membership::Join {
+                continue;
+            }
+            let Some(view) = self.sync.rooms.view_num(room.num).await? else {
+                continue;
+            };
+            let since = match lacks {
+                Lacks::Since(since) => since,
+                _ => Position(0),
+            };
+            let shown = draft.timelines.remove(&room.num).unwrap_or_default();
+            let (events, more) =
+                sticky::new(&view, (since, now), now_ms, &shown, &self.ignored).await?;
+            if more.is_some()
+                && let Some(mut sent) = self.sent(room.num, draft).cloned()
+            {
+                sent.set_behind(STICKY, more);
+                draft.step.rooms.insert(room.num, Some(sent));
+            }
+            if !events.is_empty() {
+                let mut viewer = view.viewer(self.who.user).await?;
+                let list = viewer.list(&events, &self.form()).await?;
+                of_rooms.push((view.room_id().to_owned(), format!("{{\"events\":{list}}}")));
+            }
+        }
+        draft.extended |= !of_rooms.is_empty();
+        let mut out = format!("{{\"next_batch\":\"sticky_{}\"", now.0);
+        object(&mut out, "rooms", of_rooms);
+        out.push('}');
+        draft
+            .extensions
+            .push(("org.matrix.msc4354.sticky_events", out));
         Ok(())
     }
 }

@@ -22,12 +22,12 @@ use std::{
 
 use parking_lot::Mutex;
 use resuni_accounts::AccountNum;
-use resuni_rooms::{RoomNum, client_format::push_string};
+use resuni_rooms::{EventNum, RoomNum, client_format::push_string};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use tokio::time::Instant;
 
 use self::{
-    connection::{ConnKey, Connections, Seen, Sent, Step},
+    connection::{ConnKey, Connections, OF_ROOMS, Seen, Sent, Step},
     order::RoomList,
     stretch::Stretch,
     window::Window,
@@ -124,9 +124,11 @@ struct Draft {
     /// An extension has something new.
     extended: bool,
     /// The rooms that each extension was wanted of.
-    told: [HashSet<RoomNum>; 3],
+    told: [HashSet<RoomNum>; OF_ROOMS],
     /// The events of rooms that are new to the client.
     shown: HashMap<RoomNum, HashSet<OwnedEventId>>,
+    /// The events of all timelines, where sticky ones are told beside.
+    timelines: HashMap<RoomNum, HashSet<EventNum>>,
     step: Step,
 }
 
@@ -231,11 +233,7 @@ impl Sync {
         let Some(list) = order.as_mut() else {
             return Ok(Draft::default());
         };
-        let now = SyncToken {
-            position: list.up_to,
-            typing,
-            to_device: list.up_to,
-        };
+        let now = SyncToken::at(list.up_to, typing);
         let stretch = Stretch::of(self, who, list.user(), seen, now).await?;
         let window = Window::open(self, who, request, seen, &stretch, list).await?;
         self.sliding.weigh(who.account, list.weight());
@@ -312,6 +310,7 @@ impl Look<'_> {
                 let events = told.events.into_iter().collect();
                 draft.shown.insert(chosen.num, events);
             }
+            draft.timelines.insert(chosen.num, told.timeline);
             if let Some(sent) = told.sent {
                 draft.step.rooms.insert(chosen.num, sent);
             }

@@ -117,6 +117,8 @@ pub struct SlidingExtensions {
     pub receipts: Option<Scope>,
     /// Who types (MSC3961).
     pub typing: Option<Scope>,
+    /// Sticky events (MSC4354).
+    pub sticky: Option<Scope>,
     /// Subscriptions to threads (MSC4308), that many changes at most.
     pub thread_subscriptions: Option<usize>,
 }

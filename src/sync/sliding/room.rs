@@ -1,6 +1,6 @@
 //! One room in an answer.
 
-use std::fmt::Write;
+use std::{collections::HashSet, fmt::Write};
 
 use resuni_rooms::{
     EventNum, Form, Membership, RoomView, SnapNum, TimelineEvent, UserNum, client_format::stripped,
@@ -26,6 +26,8 @@ pub(crate) struct Told {
     pub sent: Option<Option<Sent>>,
     /// The events of a room that is new to the client.
     pub events: Vec<OwnedEventId>,
+    /// The events of the timeline.
+    pub timeline: HashSet<EventNum>,
 }
 
 /// Changes of the state: those to tell, and whether what is derived from the state is another.
@@ -217,7 +219,7 @@ impl Look<'_> {
         out
     }
 
-    fn form(&self) -> Form<'_> {
+    pub(super) fn form(&self) -> Form<'_> {
         Form {
             now_ms: self.sync.rooms.now_ms(),
             device: self.who.device.map(|device| device.as_str()),
@@ -306,6 +308,11 @@ impl Look<'_> {
         };
         let events = timeline.events.iter().filter(|_| initial);
         Ok(Told {
+            timeline: timeline
+                .events
+                .iter()
+                .map(|event| event.row.event)
+                .collect(),
             events: events.map(TimelineEvent::event_id).collect(),
             json: Some(out),
             sent: Some((live || !chosen.is_farewell()).then_some(sent)),

@@ -1,6 +1,6 @@
 //! What happened around a user since a connection was last answered.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use resuni_accounts::AccountDataChange;
 use resuni_rooms::{
@@ -31,6 +31,8 @@ pub(crate) struct Named {
     pub typing: HashSet<RoomNum>,
     /// In which the user read something.
     pub read: HashSet<RoomNum>,
+    /// In which anything happened.
+    pub touched: BTreeSet<RoomNum>,
     /// In which the user's membership changed.
     pub moved: HashSet<RoomNum>,
 }
@@ -85,7 +87,9 @@ impl Stretch {
             }
         }
         named.typing.extend(sync.typing.changed_since(since.typing));
-        let moved = Changes::of(&entries).moved.into_iter();
+        let changes = Changes::of(&entries);
+        named.touched = changes.rooms;
+        let moved = changes.moved.into_iter();
         named.moved = moved
             .filter(|(_, who)| Some(*who) == user)
             .map(|(room, _)| room)

@@ -178,6 +178,7 @@ impl MadeUpRoom {
             redacts: None,
             depth: self.depth + 1,
             origin_server_ts: self.clock,
+            sticky_ms: None,
         })
     }
 

@@ -76,6 +76,7 @@ pub async fn event_of(
         auth_events,
         depth: view.depth() + 1,
         origin_server_ts: view.watermark().0 + 1_700_000_000_000,
+        sticky_ms: None,
     };
     sign(draft, view.rules(), &by.name, &key_of(by)).unwrap()
 }

@@ -18,6 +18,7 @@ mod part;
 mod poison;
 mod policy;
 mod receipts;
+mod sticky;
 mod third_party;
 mod two_servers;
 mod unverified;

@@ -41,6 +41,7 @@ async fn referring(
         auth_events: references(auth_events.unwrap_or_else(|| model.auth_events().to_vec())),
         depth,
         origin_server_ts: model.origin_server_ts(),
+        sticky_ms: None,
     };
     sign(draft, at.view(room).await.rules(), &by.name, &key_of(by)).unwrap()
 }

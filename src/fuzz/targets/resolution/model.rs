@@ -242,6 +242,7 @@ impl Model {
             state_key: deed.state_key,
             content,
             redacts: None,
+            sticky_ms: None,
             prev_events: parents.iter().map(|n| to(&self.nodes[*n].pdu)).collect(),
             auth_events: wanted
                 .ok()?

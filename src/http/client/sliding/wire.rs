@@ -32,6 +32,8 @@ pub struct Extensions {
     typing: OfRooms,
     #[serde(rename = "io.element.msc4308.thread_subscriptions")]
     thread_subscriptions: Limited,
+    #[serde(rename = "org.matrix.msc4354.sticky_events")]
+    sticky: OfRooms,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -100,6 +102,7 @@ impl Extensions {
             account_data: self.account_data.translate(),
             receipts: self.receipts.translate(),
             typing: self.typing.translate(),
+            sticky: self.sticky.translate(),
             thread_subscriptions: self
                 .thread_subscriptions
                 .enabled
