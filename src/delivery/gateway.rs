@@ -500,7 +500,7 @@ fn device(pusher: &StoredPusher, tweaks: &[Tweak]) -> Value {
 
 /// Why a gateway took nothing.
 #[derive(Debug, thiserror::Error)]
-enum GatewayError {
+pub(crate) enum GatewayError {
     #[error(transparent)]
     Http(#[from] resuni_federation::net::HttpError),
     #[error("the gateway answered {0}")]
@@ -510,7 +510,7 @@ enum GatewayError {
 }
 
 /// Posts a notification; the answer is the push keys that the gateway rejects.
-async fn post(
+pub(crate) async fn post(
     gateways: &WebClient,
     pusher: &StoredPusher,
     notification: &Value,

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_is_text_and_on_one_line() {
+    fn s108_what_others_wrote_is_text_and_on_one_line() {
         let mut unread = Unread::default();
         let said = plain("<script>alert('1')</script>\n\"x\" & y", TEXT_CHARS);
         unread.add(entry("!a:h", "<i>Eve</i>", What::Said(said)));

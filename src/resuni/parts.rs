@@ -149,6 +149,7 @@ impl Parts {
             tasks.spawn(keep_away(rooms.clone(), policies, stopping.clone()));
         }
         tasks.spawn(passing(rooms.clone(), stopping.clone()));
+        tasks.spawn(clear(rooms.clone(), stopping.clone()));
         tasks.spawn(later(delayed, stopping.clone()));
         tasks.spawn(bridged(bridges, stopping.clone()));
         tasks.spawn(pushes(push, stopping.clone()));
@@ -453,6 +454,16 @@ async fn passing(rooms: Arc<Rooms>, stopping: CancellationToken) {
     tokio::select! {
         () = rooms.presence().run() => {}
         () = rooms.typing().run() => {}
+        () = stopping.cancelled() => {}
+    }
+}
+
+/// Redacts what people who were thrown out have said, where it is much, until the server stops.
+async fn clear(rooms: Arc<Rooms>, stopping: CancellationToken) {
+    tokio::select! {
+        ended = rooms.clear() => if let Err(error) = ended {
+            tracing::error!(%error, "what people who were thrown out have said is not redacted any more");
+        },
         () = stopping.cancelled() => {}
     }
 }

@@ -57,3 +57,44 @@ impl Web for TheWeb {
         })
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// Nothing is set but the name of the server: the cloud's metadata, this machine and the networks behind it are out of
+    /// reach of whatever strangers name.
+    #[tokio::test]
+    async fn s102_by_default_nothing_private_is_connected_to() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "server_name = \"us.example\"\n").unwrap();
+        let config = resuni_config::load(Some(file.path()), std::iter::empty());
+        let web = TheWeb::new(&config.unwrap().config).unwrap();
+        for address in [
+            "169.254.169.254",
+            "[fd00:ec2::254]",
+            "100.100.100.200",
+            "127.0.0.1",
+            "[::1]",
+            "0.0.0.0",
+            "[::]",
+            "10.0.0.1",
+            "172.31.255.254",
+            "192.168.1.1",
+            "[fe80::1]",
+            "[::ffff:169.254.169.254]",
+            "[64:ff9b::169.254.169.254]",
+            "[2002:a9fe:a9fe::1]",
+        ] {
+            for scheme in ["http", "https"] {
+                let url = Url::parse(&format!("{scheme}://{address}:9/")).unwrap();
+                let refused = web.get(&url, "en").await.err().unwrap();
+                assert!(
+                    refused.contains("outbound.deny_ip_ranges"),
+                    "{url}: {refused}"
+                );
+            }
+        }
+    }
+}

@@ -12,6 +12,7 @@ mod backfill;
 mod bans;
 mod build;
 mod cache;
+mod clear;
 pub mod client_format;
 mod client_view;
 mod create;

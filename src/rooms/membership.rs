@@ -71,6 +71,12 @@ impl MemberDetails {
     }
 }
 
+/// What a kick or ban says that redacts what its target has said.
+fn redacting(redact: bool) -> Map<String, Value> {
+    let flag = redact.then(|| (crate::clear::FLAG.to_owned(), true.into()));
+    flag.into_iter().collect()
+}
+
 /// Whether somebody may join a restricted room, as far as this server can tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RestrictedJoin {
@@ -306,13 +312,14 @@ impl Rooms {
             .await
     }
 
-    /// Makes somebody leave, or takes back their invite or knock.
+    /// Makes somebody leave, or takes back their invite or knock; with `redact` what they have said goes too (MSC4293).
     pub async fn kick(
         &self,
         room: &RoomId,
         sender: &UserId,
         target: &UserId,
         reason: Option<&str>,
+        redact: bool,
     ) -> Result<(), RoomError> {
         let view = self.view_for(room, sender).await?;
         match view.member(target).await? {
@@ -323,23 +330,26 @@ impl Rooms {
         }
         let details = MemberDetails {
             reason: reason.map(str::to_owned),
+            extra: redacting(redact),
             ..MemberDetails::default()
         };
         self.send_member(room, sender, target, details.content(Membership::Leave))
             .await
     }
 
-    /// Keeps somebody out, whether or not they are in.
+    /// Keeps somebody out, whether or not they are in; with `redact` what they have said goes too (MSC4293).
     pub async fn ban(
         &self,
         room: &RoomId,
         sender: &UserId,
         target: &UserId,
         reason: Option<&str>,
+        redact: bool,
     ) -> Result<(), RoomError> {
         self.view_for(room, sender).await?;
         let details = MemberDetails {
             reason: reason.map(str::to_owned),
+            extra: redacting(redact),
             ..MemberDetails::default()
         };
         self.send_member(room, sender, target, details.content(Membership::Ban))

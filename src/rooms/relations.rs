@@ -16,6 +16,7 @@ use ruma::{EventId, OwnedEventId};
 use serde::Deserialize;
 
 use crate::{
+    clear,
     delta::Judged,
     error::RoomError,
     tables::{HELD_REDACTIONS, Place, REDACTED_OUTLIERS, REDACTIONS, Relation},
@@ -60,6 +61,10 @@ pub(crate) async fn put(
             put_redaction(work, room, (num, event.place), redaction).await?;
         }
         redact_by_held(work, room, (num, hash), event).await?;
+    }
+    clear::begin(work, room, spot, event).await?;
+    if spot.1 != u32::MAX {
+        clear::late(work, (room, sender), spot, event).await?;
     }
     Ok(())
 }
@@ -135,6 +140,7 @@ pub(crate) async fn take_back(
     } else if let Some(related) = Related::of(pdu, num, sender) {
         work.relations.remove(room, spot, related);
     }
+    clear::take_back(work, room, num, pdu).await?;
     let Some(hash) = pdu.redacts(work.rules).map(EventHash::of) else {
         return Ok(());
     };
@@ -146,11 +152,7 @@ pub(crate) async fn take_back(
     if let Place::Timeline { position, sub } = row.place {
         let key = (room, position, sub);
         if snapshot.get(&REDACTIONS, &key).await? == Some(num) {
-            work.batch.delete(&REDACTIONS, &key);
-            let pdu = work.reader.pdu_of(target, &row).await?;
-            if let Some(related) = Related::of(&pdu, target, row.sender) {
-                work.relations.add(room, (position, sub), related);
-            }
+            unredact(work, room, target, (position, sub)).await?;
         }
     } else if snapshot.get(&REDACTED_OUTLIERS, &(room, target)).await? == Some(num) {
         work.batch.delete(&REDACTED_OUTLIERS, &(room, target));
@@ -158,8 +160,24 @@ pub(crate) async fn take_back(
     Ok(())
 }
 
+/// The event at this place is redacted no more.
+pub(crate) async fn unredact(
+    work: &mut Work<'_>,
+    room: RoomNum,
+    num: EventNum,
+    (position, sub): Spot,
+) -> Result<(), StoreError> {
+    work.batch.delete(&REDACTIONS, &(room, position, sub));
+    let row = work.reader.event_row(num).await?;
+    let pdu = work.reader.pdu_of(num, &row).await?;
+    if let Some(related) = Related::of(&pdu, num, row.sender) {
+        work.relations.add(room, (position, sub), related);
+    }
+    Ok(())
+}
+
 /// The first redaction that applies is kept.
-async fn put_redaction(
+pub(crate) async fn put_redaction(
     work: &mut Work<'_>,
     room: RoomNum,
     (target, place): (EventNum, Place),

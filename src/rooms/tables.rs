@@ -91,6 +91,13 @@ pub static STICKY_ENDS: Table<(u64, RoomNum, Position), ()> =
 pub static STICKY_REFUSED: Table<(RoomNum, EventNum), RefusedSticky> =
     Table::new(0x025a, "refused sticky events");
 
+/// Kicks and bans that redact what their target has said (MSC4293), by room, target and event. See `clear`.
+pub static CLEARINGS: Table<(RoomNum, UserNum, EventNum), Clearing> =
+    Table::new(0x025b, "clearings");
+/// Those that are not done.
+pub static CLEARINGS_LEFT: Table<(RoomNum, UserNum, EventNum), ()> =
+    Table::new(0x025c, "clearings to go on with");
+
 /// All tables of this file, for the doctor.
 pub const TABLES: &[TableInfo] = &[
     ROOMS.info(),
@@ -119,6 +126,8 @@ pub const TABLES: &[TableInfo] = &[
     PARTIAL_EVENTS.info(),
     TOLD_SERVERS.info(),
     BUMPS.info(),
+    CLEARINGS.info(),
+    CLEARINGS_LEFT.info(),
     STICKY.info(),
     STICKY_ENDS.info(),
     STICKY_REFUSED.info(),
@@ -371,6 +380,20 @@ pub struct Relation {
     pub key: Option<String>,
 }
 versioned!(Relation, 1);
+
+/// A row of [`CLEARINGS`]: places are those of the timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clearing {
+    /// What was said after this,
+    pub after: (Position, u32),
+    /// and before this: where the kick or ban is.
+    pub until: (Position, u32),
+    /// Everything from here on is done.
+    pub left: (Position, u32),
+    /// It turned out to be forbidden: what it redacted is shown again.
+    pub taken_back: bool,
+}
+versioned!(Clearing, 1);
 
 /// A row of [`STICKY`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ use crate::*;
 mod again;
 mod bans;
 mod between;
+mod clear;
 mod contended;
 mod converge;
 mod gaps;

@@ -360,7 +360,7 @@ async fn who_declines_to_come_back_is_told_nothing_again() {
     home.say(&room, &alice, "old").await;
     let details = MemberDetails::default();
     home.rooms
-        .kick(&room, &alice.id, &bob.id, None)
+        .kick(&room, &alice.id, &bob.id, None, false)
         .await
         .unwrap();
     let out = home.sync(&bob, "").await;

@@ -11,6 +11,8 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use resuni_accounts::StoredPusher;
+
 use super::{Home, mention, text};
 use crate::Ways;
 
@@ -110,6 +112,44 @@ async fn request(stream: &mut (impl AsyncReadExt + Unpin)) -> Value {
             }
         }
         assert_ne!(n, 0, "the request ended early: {all}");
+    }
+}
+
+/// A client names the gateway: it must be no way into the operator's own network.
+#[tokio::test]
+async fn s099_a_gateway_at_a_denied_address_is_not_connected_to() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "https://{}/_matrix/push/v1/notify",
+        listener.local_addr().unwrap()
+    );
+    let pusher = json!({
+        "kind": "http", "app_id": "app", "pushkey": "key", "app_display_name": "App",
+        "device_display_name": "Phone", "lang": "en", "data": { "url": url },
+    });
+    let pusher = StoredPusher {
+        pusher: serde_json::from_value(pusher).unwrap(),
+        device: None,
+        set_ms: 0,
+    };
+    for (denied, refused) in [
+        (vec!["127.0.0.0/8".parse().unwrap()], true),
+        (vec![], false),
+    ] {
+        let client = resuni_federation::web_client(denied, &[]).unwrap();
+        let nothing = json!({});
+        let post = crate::gateway::post(&client, &pusher, &nothing);
+        // Whatever listens there speaks no TLS: nothing is taken in either case.
+        let connected = async { drop(listener.accept().await.unwrap()) };
+        let (outcome, connected) = tokio::select! {
+            outcome = post => (Some(outcome), false),
+            () = connected => (None, true),
+        };
+        assert_eq!(connected, !refused);
+        if let Some(outcome) = outcome {
+            let error = outcome.unwrap_err().to_string();
+            assert!(error.contains("outbound.deny_ip_ranges"), "{error}");
+        }
     }
 }
 

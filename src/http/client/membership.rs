@@ -24,6 +24,7 @@ use ruma::{
         },
     },
 };
+use serde::Deserialize;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -320,24 +321,51 @@ async fn invite(
     Ok(Reply(invite_user::v3::Response::new()))
 }
 
+/// Whether what the person has said is to go too (MSC4293).
+fn redacts(body: &[u8]) -> Result<bool, ApiError> {
+    #[derive(Deserialize)]
+    struct Wanted {
+        #[serde(default, rename = "org.matrix.msc4293.redact_events")]
+        redact: bool,
+    }
+    let wanted = serde_json::from_slice(body).map(|wanted: Wanted| wanted.redact);
+    wanted.map_err(|error| ApiError::bad_json(error.to_string()))
+}
+
 async fn kick(
     State(rooms): State<Arc<Rooms>>,
-    Ruma { body, caller, .. }: Ruma<kick_user::v3::Request>,
+    Ruma {
+        body, caller, raw, ..
+    }: Ruma<kick_user::v3::Request>,
 ) -> Answer<kick_user::v3::Response> {
-    let reason = body.reason.as_deref();
+    let (reason, redact) = (body.reason.as_deref(), redacts(&raw)?);
     rooms
-        .kick(&body.room_id, &caller.user_id, &body.user_id, reason)
+        .kick(
+            &body.room_id,
+            &caller.user_id,
+            &body.user_id,
+            reason,
+            redact,
+        )
         .await?;
     Ok(Reply(kick_user::v3::Response::new()))
 }
 
 async fn ban(
     State(rooms): State<Arc<Rooms>>,
-    Ruma { body, caller, .. }: Ruma<ban_user::v3::Request>,
+    Ruma {
+        body, caller, raw, ..
+    }: Ruma<ban_user::v3::Request>,
 ) -> Answer<ban_user::v3::Response> {
-    let reason = body.reason.as_deref();
+    let (reason, redact) = (body.reason.as_deref(), redacts(&raw)?);
     rooms
-        .ban(&body.room_id, &caller.user_id, &body.user_id, reason)
+        .ban(
+            &body.room_id,
+            &caller.user_id,
+            &body.user_id,
+            reason,
+            redact,
+        )
         .await?;
     Ok(Reply(ban_user::v3::Response::new()))
 }

@@ -47,6 +47,8 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc4140",
     // Events that reach everybody for a while.
     "org.matrix.msc4354",
+    // Kicks and bans that redact.
+    "org.matrix.msc4293",
     // Removing account data.
     "org.matrix.msc3391",
     // Pages of history by the type of their relations.

@@ -196,3 +196,48 @@ async fn a_thumbnail_is_made_of_pictures_only() {
         again.headers["content-length"]
     );
 }
+
+/// What another server says of its file decides neither how browsers take it nor which headers we send.
+#[tokio::test]
+async fn s111_files_of_other_servers_have_our_headers() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let far = ruma::server_name!("far.example");
+    let page = "<script>alert(document.domain)</script>";
+    let said = [
+        ("text/html", "attachment"),
+        ("TEXT/HTML; charset=utf-8", "attachment"),
+        ("image/svg+xml", "attachment"),
+        ("application/xhtml+xml", "attachment"),
+        ("text/html\r\nSet-Cookie: a=b", "attachment"),
+        ("text/plain", "inline"),
+    ];
+    for (n, (kind, shown)) in said.into_iter().enumerate() {
+        let about = resuni_media::About {
+            content_type: Some(kind.to_owned()),
+            filename: Some("a\"\r\nSet-Cookie: c=d; .html".to_owned()),
+            uploader: None,
+        };
+        let bytes = futures_util::stream::iter([Ok::<_, std::io::Error>(page.into())]);
+        let id = format!("file{n}");
+        server
+            .state
+            .media
+            .keep(far, &id, about, bytes)
+            .await
+            .unwrap();
+        for path in [
+            format!("/_matrix/client/v1/media/download/far.example/{id}"),
+            format!("/_matrix/client/v1/media/download/far.example/{id}/page.html"),
+        ] {
+            let got = server.get(&path, &alice).await;
+            let header = |name: &str| got.headers.get(name).map(|value| value.to_str().unwrap());
+            let how = header("content-disposition").unwrap();
+            assert_eq!(how.split(';').next(), Some(shown), "{kind}: {how}");
+            let policy = header("content-security-policy").unwrap();
+            assert!(policy.starts_with("sandbox; default-src 'none'; script-src 'none';"));
+            assert_eq!(header("x-content-type-options"), Some("nosniff"));
+            assert_eq!(header("set-cookie"), None);
+        }
+    }
+}

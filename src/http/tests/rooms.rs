@@ -625,3 +625,51 @@ async fn invites_to_a_new_room_have_the_reason_that_was_given() {
         .await
         .fails(400, "M_BAD_JSON");
 }
+
+/// Sticky events (MSC4354): both ways to send, the longest duration, and where clients look for them.
+#[tokio::test]
+async fn an_event_is_sent_as_a_sticky_one() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let made = server
+        .post("/_matrix/client/v3/createRoom", &alice, json!({}))
+        .await
+        .ok();
+    let room = made["room_id"].as_str().unwrap().to_owned();
+    let at = |kind: &str, ms: &str| {
+        format!("/_matrix/client/v3/rooms/{room}/{kind}?org.matrix.msc4354.sticky_duration_ms={ms}")
+    };
+    for bad in ["3600001", "-1", "soon"] {
+        server
+            .put(&at("send/m.rtc.member/bad", bad), &alice, json!({}))
+            .await
+            .fails(400, "M_INVALID_PARAM");
+    }
+    let sent = at("send/m.rtc.member/txn", "3600000");
+    let first = server.put(&sent, &alice, json!({})).await.ok();
+    assert_eq!(server.put(&sent, &alice, json!({})).await.ok(), first);
+    let state = at("state/org.example.state/key", "600000");
+    server.put(&state, &alice, json!({})).await.ok();
+    let filter = "filter={\"room\":{\"timeline\":{\"limit\":1,\"not_types\":[\"*\"]}}}";
+    let filter = filter
+        .replace('"', "%22")
+        .replace('{', "%7B")
+        .replace('}', "%7D");
+    let sync = format!("/_matrix/client/v3/sync?{filter}");
+    let sync = server.get(&sync, &alice).await.ok();
+    let told = &sync["rooms"]["join"][&room]["msc4354_sticky"]["events"];
+    let kinds: Vec<_> = told
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| &e["type"])
+        .collect();
+    assert_eq!(kinds, ["m.rtc.member", "org.example.state"], "{sync}");
+    assert_eq!(
+        told[0]["msc4354_sticky"],
+        json!({ "duration_ms": 3_600_000 })
+    );
+    assert!(told[0]["unsigned"]["msc4354_sticky_duration_ttl_ms"].is_u64());
+    let versions = server.get("/_matrix/client/versions", &alice).await.ok();
+    assert_eq!(versions["unstable_features"]["org.matrix.msc4354"], true);
+}

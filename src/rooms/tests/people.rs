@@ -155,7 +155,7 @@ async fn memberships() {
         assert!(matches!(answer, Err(RoomError::Forbidden(_))), "{answer:?}")
     };
     forbidden(rooms.join(&room, bob(), &plain).await);
-    forbidden(rooms.kick(&room, alice(), bob(), None).await);
+    forbidden(rooms.kick(&room, alice(), bob(), None, false).await);
     forbidden(rooms.unban(&room, alice(), bob(), None).await);
     forbidden(rooms.invite(&room, bob(), bob(), &plain).await);
     rooms.invite(&room, alice(), bob(), &plain).await.unwrap();
@@ -171,13 +171,13 @@ async fn memberships() {
         })
     ));
     rooms
-        .kick(&room, alice(), bob(), Some("why not"))
+        .kick(&room, alice(), bob(), Some("why not"), false)
         .await
         .unwrap();
     rooms.leave(&room, bob(), None).await.unwrap();
     rooms.forget(&room, bob()).await.unwrap();
     assert!(rooms.rooms_of(bob(), &[]).await.unwrap().is_empty());
-    rooms.ban(&room, alice(), bob(), None).await.unwrap();
+    rooms.ban(&room, alice(), bob(), None, false).await.unwrap();
     forbidden(rooms.invite(&room, alice(), bob(), &plain).await);
     rooms.unban(&room, alice(), bob(), None).await.unwrap();
     let far = user_id!("@far:other");

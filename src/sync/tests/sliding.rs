@@ -374,7 +374,7 @@ async fn invites_departures_and_returns() {
     let back = home.slide(&bob, pos(&anew), &window(5, 9)).await;
     assert_eq!(back["rooms"][room.as_str()]["initial"], true);
     home.rooms
-        .kick(&room, &alice.id, &bob.id, None)
+        .kick(&room, &alice.id, &bob.id, None, false)
         .await
         .unwrap();
     let kicked = home.slide(&bob, pos(&back), &window(5, 9)).await;

@@ -347,7 +347,7 @@ async fn s129_a_flood_of_soft_failed_events_leaves_few_extremities() {
         flood.push(referring(&b, &a, &room, ends.clone(), None, depth + n).await);
     }
     a.rooms
-        .ban(&room, &a.user(), &b.user(), None)
+        .ban(&room, &a.user(), &b.user(), None, false)
         .await
         .unwrap();
     for pdu in &flood {

@@ -26,6 +26,38 @@ use tokio::net::TcpListener;
 use crate::authority::Authority;
 use crate::part::{Part, servers};
 
+/// Our user names the identity server, and a room the address that vouches for its key: neither may be a way into the
+/// operator's own network.
+#[tokio::test]
+async fn s099_identity_servers_at_denied_addresses_are_not_connected_to() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let server = identity::IdentityServer {
+        name: at.to_string().try_into().unwrap(),
+        token: "token".to_owned(),
+    };
+    let address = identity::Address {
+        medium: "email".to_owned(),
+        address: "b@example.com".to_owned(),
+    };
+    for (denied, refused) in [
+        (vec!["127.0.0.0/8".parse().unwrap()], true),
+        (vec![], false),
+    ] {
+        let web = Arc::new(resuni_federation::web_client(denied, &[]).unwrap());
+        let servers = identity::IdentityServers::new(web);
+        let (outcome, connected) = tokio::select! {
+            outcome = servers.look_up(&server, &address) => (Some(outcome), false),
+            _ = listener.accept() => (None, true),
+        };
+        assert_eq!(connected, !refused);
+        if let Some(outcome) = outcome {
+            let error = outcome.unwrap_err().to_string();
+            assert!(error.contains("outbound.deny_ip_ranges"), "{error}");
+        }
+    }
+}
+
 fn identity_key(seed: u8) -> SigningKey {
     SigningKey::generate("0", [seed; 32]).unwrap()
 }

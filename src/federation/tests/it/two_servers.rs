@@ -146,7 +146,7 @@ async fn entered_by_invite_only(a: &Part, b: &Part, version: &str) {
 
     // Kicked: the server without other users in the room learns of it.
     a.rooms
-        .kick(&room, &a.user(), &b.user(), None)
+        .kick(&room, &a.user(), &b.user(), None, false)
         .await
         .unwrap();
     let left = async {
@@ -203,7 +203,7 @@ async fn an_invite_is_declined_and_another_taken_back() {
         1
     );
     a.rooms
-        .kick(&room, &a.user(), &b.user(), None)
+        .kick(&room, &a.user(), &b.user(), None, false)
         .await
         .unwrap();
     let gone = async {
@@ -297,7 +297,10 @@ async fn a_server_that_was_away_learns_that_it_was_put_out() {
     let map = addresses(&a, &b).await;
     b.stop().await;
     let (admin, guest) = (a.user(), b.user());
-    a.rooms.kick(&room, &admin, &guest, None).await.unwrap();
+    a.rooms
+        .kick(&room, &admin, &guest, None, false)
+        .await
+        .unwrap();
     a.stop().await;
     b.restart(&authority, &map).await;
     a.restart(&authority, &map).await;
@@ -386,7 +389,10 @@ async fn a_server_that_is_put_out_after_a_gap_learns_of_it() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     a.federation.network.admission.set((*seal).clone());
     let (admin, guest) = (a.user(), b.user());
-    a.rooms.ban(&room, &admin, &guest, None).await.unwrap();
+    a.rooms
+        .ban(&room, &admin, &guest, None, false)
+        .await
+        .unwrap();
     let put_out = async {
         while b.view(&room).await.member(&guest).await.unwrap() != Some(Membership::Ban) {
             tokio::time::sleep(Duration::from_millis(10)).await;
