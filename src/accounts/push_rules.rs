@@ -72,7 +72,10 @@ impl PushRuleChange {
                 rule,
                 after,
                 before,
-            } => put(rules, rule, after.as_deref(), before.as_deref()),
+            } => {
+                check_actions(actions_of(&rule))?;
+                put(rules, rule, after.as_deref(), before.as_deref())
+            }
             Self::Delete { kind, rule_id } => {
                 rules.remove(kind, rule_id).map_err(|error| match error {
                     RemovePushRuleError::NotFound => NO_RULE,
@@ -90,10 +93,43 @@ impl PushRuleChange {
                 kind,
                 rule_id,
                 actions,
-            } => rules
-                .set_actions(kind, rule_id, actions)
-                .map_err(|_| NO_RULE),
+            } => {
+                check_actions(&actions)?;
+                rules
+                    .set_actions(kind, rule_id, actions)
+                    .map_err(|_| NO_RULE)
+            }
         }
+    }
+}
+
+fn actions_of(rule: &NewPushRule) -> &[Action] {
+    match rule {
+        NewPushRule::Override(rule)
+        | NewPushRule::Underride(rule)
+        | NewPushRule::PostContent(rule) => &rule.actions,
+        NewPushRule::Content(rule) => &rule.actions,
+        NewPushRule::Room(rule) => &rule.actions,
+        NewPushRule::Sender(rule) => &rule.actions,
+        _ => &[],
+    }
+}
+
+/// "Push Rules: Actions", and the two that mean nothing since v1.7 but are still sent. Others would be read by every
+/// client of the user.
+fn check_actions(actions: &[Action]) -> Result<(), AccountError> {
+    let known = |action: &Action| match serde_json::to_value(action) {
+        Ok(Value::String(name)) => {
+            matches!(name.as_str(), "notify" | "dont_notify" | "coalesce")
+        }
+        Ok(Value::Object(tweak)) => tweak.get("set_tweak").is_some_and(Value::is_string),
+        _ => false,
+    };
+    match actions.iter().all(known) {
+        true => Ok(()),
+        false => Err(AccountError::InvalidParam(
+            "An action of a push rule is \"notify\", or sets a tweak.".into(),
+        )),
     }
 }
 

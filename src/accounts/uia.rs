@@ -263,7 +263,14 @@ impl Accounts {
     ) -> Result<UiaOutcome, AccountError> {
         let now = self.now_ms();
         let digest = self.uia.digest(request.body)?;
-        let auth = request.body.get("auth").and_then(Value::as_object);
+        let auth = match request.body.get("auth") {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(auth)) => Some(auth),
+            Some(_) => {
+                let error = "\"auth\" is not an object.";
+                return Err(AccountError::InvalidParam(error.to_owned()));
+            }
+        };
         let given = |key: &str| auth.and_then(|auth| auth.get(key)).and_then(Value::as_str);
         let known = match given("session") {
             Some(id) => match self.uia.find(id, &request, &digest, now)? {

@@ -15,10 +15,11 @@ use resuni_dag::Pdu;
 use resuni_rooms::{
     EventNum, RoomNum, RoomView, UserNum,
     receipts::{ReceiptLog, TOPIC_RECEIPT},
+    relation,
     tables::{EventLog, TOPIC_EVENT, flags},
 };
 use resuni_store::{Batch, Follower, LogEntry, Position, StoreError};
-use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
+use ruma::{OwnedUserId, UserId};
 use serde::Deserialize;
 
 use crate::{
@@ -37,8 +38,6 @@ use crate::{
 const READ_LIMIT: usize = 256;
 /// Positions that are passed without effect before the cursor is written nevertheless.
 const PASSED: u64 = 10_000;
-/// Relations that are followed to find the thread an event is in (spec, "Threaded read receipts").
-const HOPS: usize = 3;
 /// People an event can mention; its size allows some thousand.
 const MENTIONS: usize = 1_000;
 
@@ -401,7 +400,7 @@ impl Push {
         view: &RoomView,
         pdu: &Pdu,
     ) -> Result<u64, DeliveryError> {
-        let Some(root) = root_of(view, pdu).await? else {
+        let Some(root) = view.thread_of(pdu).await? else {
             return Ok(MAIN);
         };
         let mut name = view.num().0.to_be_bytes().to_vec();
@@ -502,42 +501,6 @@ fn mentioned(pdu: &Pdu) -> Vec<OwnedUserId> {
     };
     let users = content.mentions.user_ids.into_iter().take(MENTIONS);
     users.filter_map(|user| UserId::parse(user).ok()).collect()
-}
-
-/// What an event relates to, and whether as part of a thread.
-fn relation(pdu: &Pdu) -> Option<(bool, OwnedEventId)> {
-    #[derive(Deserialize)]
-    struct Content {
-        #[serde(rename = "m.relates_to")]
-        relates_to: Relation,
-    }
-    #[derive(Deserialize)]
-    struct Relation {
-        rel_type: String,
-        event_id: OwnedEventId,
-    }
-    if !pdu.content().get().contains("m.relates_to") {
-        return None;
-    }
-    let relation = pdu.content_as::<Content>().ok()?.relates_to;
-    Some((relation.rel_type == "m.thread", relation.event_id))
-}
-
-/// The root of the thread that an event is in; none for the main timeline.
-async fn root_of(view: &RoomView, pdu: &Pdu) -> Result<Option<OwnedEventId>, DeliveryError> {
-    let mut relates = relation(pdu);
-    for _ in 0..HOPS {
-        match relates {
-            None => return Ok(None),
-            Some((true, root)) => return Ok(Some(root)),
-            Some((false, parent)) => {
-                let parent: &EventId = &parent;
-                let parent = view.event(parent).await?;
-                relates = parent.and_then(|parent| relation(&parent.pdu));
-            }
-        }
-    }
-    Ok(relates.and_then(|(thread, root)| thread.then_some(root)))
 }
 
 /// What a member is called in a room.

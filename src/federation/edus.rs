@@ -123,7 +123,9 @@ async fn receive_to_device(
 ) -> Result<(), FederationError> {
     own_user(origin, &content.sender)?;
     let mut messages = BTreeMap::new();
-    for (user, devices) in content.messages {
+    for (user, mut devices) in content.messages {
+        // A content that is no object is none that a client could take.
+        devices.retain(|_, content| content.is_object());
         // For active users of ours only; whoever else is named is passed over.
         if user.server_name() != accounts.server_name()
             || accounts.profile(user.localpart()).await?.is_none()

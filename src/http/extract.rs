@@ -46,6 +46,8 @@ pub struct Policy {
     pub default: Option<(&'static str, &'static str)>,
     /// A member that the body must have: ruma's type takes it for granted.
     pub required: Option<&'static str>,
+    /// A member that ruma's type is not shown: the handler reads it as it came.
+    pub unread: Option<&'static str>,
 }
 
 impl Policy {
@@ -59,6 +61,7 @@ impl Policy {
         class: Class::Other,
         default: None,
         required: None,
+        unread: None,
     };
     /// The same, open to guests.
     pub const GUEST: Policy = Policy {
@@ -74,6 +77,15 @@ impl Policy {
     /// The same policy with its requests taken from another bucket.
     pub const fn class(self, class: Class) -> Policy {
         Policy { class, ..self }
+    }
+
+    /// The same policy where the request has to be confirmed ("User-interactive authentication"): `auth` is for the
+    /// code of that alone, which knows how clients of old wrote it.
+    pub const fn confirmed(self) -> Policy {
+        Policy {
+            unread: Some("auth"),
+            ..self
+        }
     }
 
     /// The same policy, closed to suspended accounts: others get to see what it does.
@@ -207,6 +219,8 @@ async fn parse<R: IncomingRequest>(
     } else {
         raw
     };
+    let rest = policy.unread.map(|name| without(body, name)).transpose()?;
+    let body = rest.as_deref().unwrap_or(body);
     let params = parts
         .extract::<RawPathParams>()
         .await
@@ -217,6 +231,13 @@ async fn parse<R: IncomingRequest>(
     *request.uri_mut() = policy.default_query(&parts.uri)?;
     *request.headers_mut() = std::mem::take(&mut parts.headers);
     R::try_from_http_request(request, &arguments).map_err(|error| ApiError::unreadable(error, raw))
+}
+
+/// The body without one of its members.
+fn without(raw: &[u8], name: &str) -> Result<Vec<u8>, ApiError> {
+    let mut body = json_object(raw)?;
+    body.remove(name);
+    serde_json::to_vec(&body).map_err(ApiError::internal)
 }
 
 /// Whether the body of a client is a JSON object, or empty, which stands for one without members. ruma does not look at

@@ -86,7 +86,7 @@ pub use partial::{Omitted, Resync, WholeRoom};
 pub use policy::{Policy, PolicyAsker};
 pub use presence::{Presence, PresenceNow, PresenceState};
 pub use receipts::{Receipt, ReceiptKind};
-pub use relations::{RelationsPage, RelationsQuery, ThreadsQuery};
+pub use relations::{RelationsPage, RelationsQuery, ThreadsQuery, relation};
 pub use rooms::{Rooms, RoomsConfig};
 pub use state_at::{StateChange, StateView};
 pub use sticky::{MAX_STICKY_MS, StickyPage};

@@ -158,6 +158,15 @@ impl Rooms {
         let read = view.place_in_timeline(event_id).await?;
         let read =
             read.ok_or_else(|| RoomError::NotFound("this event is not in the room".into()))?;
+        // The main timeline takes all: clients of old said so of what is in threads.
+        if let Some(root) = thread.filter(|thread| *thread != "main")
+            && !view.is_related(event_id, root).await?
+        {
+            return Err(RoomError::bad(
+                "M_INVALID_PARAM",
+                "this event is not related to the thread",
+            ));
+        }
         self.write_receipt(&view, receipt, Some(read), true).await
     }
 
@@ -335,19 +344,24 @@ impl RoomView {
     }
 }
 
-/// The contents of the `m.receipt` events for these receipts, event → type → user → `{ts, thread_id}`: one for each
-/// thread, because a user may have read the same event in more than one.
+/// The contents of the `m.receipt` events for these receipts, event → type → user → `{ts, thread_id}`: one, and more
+/// only where a user has read the same event in more than one thread.
 pub fn receipt_contents(receipts: &[Receipt]) -> Vec<String> {
-    let mut threads: BTreeMap<Option<&str>, Vec<&Receipt>> = BTreeMap::new();
+    let mut said: BTreeMap<_, usize> = BTreeMap::new();
+    let mut contents: Vec<Vec<&Receipt>> = Vec::new();
     for receipt in receipts {
-        threads
-            .entry(receipt.thread.as_deref())
-            .or_default()
-            .push(receipt);
+        let times = said
+            .entry((&receipt.event_id, receipt.kind, &receipt.user_id))
+            .or_default();
+        match contents.get_mut(*times) {
+            Some(content) => content.push(receipt),
+            None => contents.push(vec![receipt]),
+        }
+        *times += 1;
     }
-    threads
-        .into_values()
-        .map(|receipts| content_of(&receipts))
+    contents
+        .iter()
+        .map(|receipts| content_of(receipts))
         .collect()
 }
 
@@ -439,13 +453,14 @@ mod tests {
     }
 
     #[test]
-    fn one_content_for_each_thread() {
+    fn one_content_unless_an_event_was_read_twice() {
         let (a, b, e) = (user_id!("@a:h"), user_id!("@b:h"), event_id!("$e"));
         let receipts = [
             receipt(a, e, ReceiptKind::Read, None),
             receipt(a, e, ReceiptKind::Read, Some("main")),
             receipt(a, e, ReceiptKind::ReadPrivate, None),
             receipt(b, e, ReceiptKind::Read, None),
+            receipt(b, event_id!("$f"), ReceiptKind::Read, Some("$r")),
         ];
         let contents: Vec<Value> = receipt_contents(&receipts)
             .iter()
@@ -454,7 +469,7 @@ mod tests {
         assert_eq!(
             contents,
             [
-                json!({"$e": {"m.read": {"@a:h": {"ts": 7}, "@b:h": {"ts": 7}}, "m.read.private": {"@a:h": {"ts": 7}}}}),
+                json!({"$e": {"m.read": {"@a:h": {"ts": 7}, "@b:h": {"ts": 7}}, "m.read.private": {"@a:h": {"ts": 7}}}, "$f": {"m.read": {"@b:h": {"ts": 7, "thread_id": "$r"}}}}),
                 json!({"$e": {"m.read": {"@a:h": {"ts": 7, "thread_id": "main"}}}}),
             ]
         );

@@ -3,12 +3,14 @@
 //! * `index`: what is written for a relation;
 //! * `bundle`: what a reader is told with an event ("Aggregations of child events");
 //! * `pages`: the relations of an event and the threads of a room, page by page;
-//! * `rules`: what our own users may not send.
+//! * `rules`: what our own users may not send;
+//! * `thread`: which thread an event is in.
 
 mod bundle;
 pub mod index;
 mod pages;
 mod rules;
+mod thread;
 
 use resuni_dag::{Pdu, PowerLevels};
 use resuni_store::{Direction, Position, ScanRange, StoreError};
@@ -27,6 +29,7 @@ use crate::{
 pub(crate) use bundle::Bundling;
 pub use pages::{RelationsPage, RelationsQuery, ThreadsQuery};
 pub(crate) use rules::check;
+pub use thread::relation;
 
 use index::Related;
 

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use resuni_dag::{Pdu, PowerLevels, ServerAcl, creators, state_owner};
 use resuni_store::StoreError;
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, RoomId, UserId};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, Int, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
+    UserId,
+};
 
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use crate::{
     error::RoomError,
@@ -221,12 +225,37 @@ async fn check_redaction(
     })
 }
 
+/// Power levels are integers. Up to room version 9 the auth rules take strings of digits from those who sent such before;
+/// nobody need send more of them.
+fn check_numbers(content: &RawValue) -> Result<(), RoomError> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Levels {
+        ban: Int,
+        invite: Int,
+        kick: Int,
+        redact: Int,
+        events_default: Int,
+        state_default: Int,
+        users_default: Int,
+        events: BTreeMap<String, Int>,
+        notifications: BTreeMap<String, Int>,
+        users: BTreeMap<OwnedUserId, Int>,
+    }
+    serde_json::from_str::<Levels>(content.get())
+        .map(|_| ())
+        .map_err(|error| {
+            RoomError::bad("M_BAD_JSON", format!("these are no power levels: {error}"))
+        })
+}
+
 /// A creator whom power levels list, in a room whose creators stand above them (v12, MSC4289).
 async fn check_levels(line: &Line<'_>, event: &NewEvent) -> Result<(), RoomError> {
     let levels = event.kind == "m.room.power_levels" && event.state_key.as_deref() == Some("");
     let Some(head) = line.live.head.as_ref().filter(|_| levels) else {
         return Ok(());
     };
+    check_numbers(&event.content)?;
     if !line.work.rules.creators_are_privileged() {
         return Ok(());
     }

@@ -25,15 +25,15 @@ pub struct DeviceLists {
 }
 
 impl Sync {
-    /// What changed between two tokens (`/keys/changes`).
+    /// What changed since a token (`/keys/changes`). Where it is to end is no more than a hint, and not heeded: of each
+    /// user the newest change is known, and somebody whose keys changed again after it must not be left out.
     pub async fn key_changes(
         &self,
         who: Who<'_>,
         from: SyncToken,
-        to: SyncToken,
     ) -> Result<DeviceLists, SyncError> {
-        let to = to.position.min(self.position());
-        self.device_lists(who.user, from.position, to).await
+        self.device_lists(who.user, from.position, self.position())
+            .await
     }
 
     /// What changed after `since`, up to and including `up_to`. Who shares a room with the user is

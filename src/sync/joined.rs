@@ -10,7 +10,7 @@ use resuni_rooms::{
     receipts::{ReceiptRow, receipt_contents},
 };
 use resuni_store::{Direction, Position};
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, api::client::filter::RoomEventFilter};
 
 use crate::{
     answer::{events, list, typed},
@@ -22,6 +22,14 @@ use crate::{
 
 /// Events of a room's timeline when the filter names no number.
 const DEFAULT_LIMIT: usize = 10;
+
+/// The most events of a timeline.
+pub(crate) fn timeline_limit(filter: &RoomEventFilter) -> usize {
+    filter
+        .limit
+        .and_then(|limit| usize::try_from(u64::from(limit)).ok())
+        .unwrap_or(DEFAULT_LIMIT)
+}
 
 /// A stretch of a room's timeline for a client.
 pub(crate) struct Timeline {
@@ -155,10 +163,7 @@ impl Context<'_> {
         if !filter::events_of_room(wanted, view.room_id()) {
             return Ok(nothing);
         }
-        let limit = wanted
-            .limit
-            .and_then(|limit| usize::try_from(u64::from(limit)).ok())
-            .unwrap_or(DEFAULT_LIMIT);
+        let limit = timeline_limit(wanted);
         let keep = |event: &TimelineEvent| filter::pdu(wanted, &event.fields());
         let mut timeline = latest(viewer, (known, end), limit, &self.ignored, keep).await?;
         // A room that is new to the client is limited however short it is: there may be history

@@ -3,9 +3,15 @@
 use resuni_rooms::{Membership, RoomOf, RoomView, SnapNum, TimelineEvent, membership_of};
 
 use resuni_store::Position;
-use ruma::uint;
 
-use crate::{answer::events, context::Context, error::SyncError, state::Span};
+use crate::{
+    answer::events,
+    context::Context,
+    error::SyncError,
+    filter,
+    joined::{Timeline, timeline_limit},
+    state::Span,
+};
 
 impl Context<'_> {
     /// The room up to the user's leaving. Nothing after it is told (CVE-2024-53867).
@@ -36,10 +42,7 @@ impl Context<'_> {
             _ => known,
         };
         let mut timeline = self.timeline(&view, &mut viewer, from, end).await?;
-        // Who declined an invite sees that, whatever the history visibility says of the rest.
-        if timeline.events.is_empty() && self.request.filter.room.timeline.limit != Some(uint!(0)) {
-            timeline.events.extend(own_leaving(&view, room).await?);
-        }
+        self.end_with_leaving(&view, room, &mut timeline).await?;
         let since = match known {
             Some(known) => view.snapshot_at(known).await?,
             None => SnapNum::EMPTY,
@@ -60,6 +63,36 @@ impl Context<'_> {
         events(&mut out, &self.room_account_data(room));
         out.push('}');
         Ok(Some(out))
+    }
+
+    /// Who declined an invite sees that, and who was banned after they had left sees that too, whatever the history
+    /// visibility says of the rest.
+    async fn end_with_leaving(
+        &self,
+        view: &RoomView,
+        room: &RoomOf,
+        timeline: &mut Timeline,
+    ) -> Result<(), SyncError> {
+        let wanted = &self.request.filter.room.timeline;
+        let last = timeline.events.last().map(|event| event.row.event);
+        let limit = timeline_limit(wanted);
+        if last == Some(room.row.event) || limit == 0 {
+            return Ok(());
+        }
+        let Some(leaving) = own_leaving(view, room).await? else {
+            return Ok(());
+        };
+        if last.is_none() || filter::pdu(wanted, &leaving.fields()) {
+            timeline.events.push(leaving);
+        }
+        if timeline.events.len() > limit {
+            timeline.events.remove(0);
+            timeline.limited = true;
+            if let Some(first) = timeline.events.first() {
+                timeline.prev_batch = first.before();
+            }
+        }
+        Ok(())
     }
 
     /// Whether the user was joined until the event at this position.

@@ -52,6 +52,12 @@ impl Ids {
                 if !fits(algorithm) || !fits(id) {
                     return Err(bad());
                 }
+                // "KeyObject" of the API, or a key of an algorithm that signs none.
+                if !key.is_string() && !key.get("key").is_some_and(Value::is_string) {
+                    return Err(AccountError::InvalidParam(format!(
+                        "The one-time key {name} is neither a string nor an object with a \"key\"."
+                    )));
+                }
                 let json = bounded(key, "A one-time key")?;
                 Ok((algorithm.to_owned(), id.to_owned(), json))
             })

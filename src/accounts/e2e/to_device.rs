@@ -50,6 +50,8 @@ pub enum MessageId<'a> {
     Transaction {
         /// The device.
         device: &'a str,
+        /// The type of its event.
+        kind: &'a str,
         /// Its transaction id.
         txn: &'a str,
     },
@@ -60,7 +62,9 @@ pub enum MessageId<'a> {
 impl MessageId<'_> {
     fn hash(&self, sender: &UserId) -> TokenHash {
         secrets::hash(&match self {
-            Self::Transaction { device, txn } => format!("txn\0{sender}\0{device}\0{txn}"),
+            Self::Transaction { device, kind, txn } => {
+                format!("txn\0{sender}\0{device}\0{kind}\0{txn}")
+            }
             Self::Edu(message) => format!("edu\0{}\0{message}", sender.server_name()),
         })
     }

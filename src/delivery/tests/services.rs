@@ -267,7 +267,11 @@ impl World {
 
     async fn send_to_device(&self, from: &OwnedUserId, to: AccountNum, txn: &str) {
         let messages = [("D".to_owned(), json!({ "txn": txn }))].into();
-        let id = MessageId::Transaction { device: "X", txn };
+        let id = MessageId::Transaction {
+            device: "X",
+            kind: "m.room.encrypted",
+            txn,
+        };
         self.accounts
             .send_to_device(from, id, "m.room.encrypted", &[(to, messages)].into())
             .await

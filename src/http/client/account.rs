@@ -29,8 +29,8 @@ use crate::{
 pub fn routes() -> Routes {
     Routes::new()
         .guest(who_am_i)
-        .with(Policy::CLIENT.class(Class::Login), set_password)
-        .with(Policy::CLIENT.class(Class::Login), end)
+        .with(Policy::CLIENT.class(Class::Login).confirmed(), set_password)
+        .with(Policy::CLIENT.class(Class::Login).confirmed(), end)
         .on(openid)
 }
 

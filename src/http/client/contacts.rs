@@ -35,7 +35,7 @@ pub fn routes() -> Routes {
     let asking = Policy::CLIENT.class(Class::Login);
     Routes::new()
         .on(list)
-        .with(asking, add)
+        .with(asking.confirmed(), add)
         .with(asking, add_as_of_old)
         // "Account suspension": addresses may be added, but not be removed.
         .with(Policy::CLIENT.public(), remove)

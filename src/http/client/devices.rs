@@ -15,7 +15,7 @@ use ruma::{
 use super::uia::Unconfirmed;
 use crate::{
     error::ApiError,
-    extract::{Answer, Reply, Ruma, Sparse},
+    extract::{Answer, Policy, Reply, Ruma, Sparse},
     routes::Routes,
 };
 
@@ -25,8 +25,8 @@ pub fn routes() -> Routes {
         .guest(all)
         .guest(one)
         .guest(update)
-        .on(delete)
-        .on(delete_many)
+        .with(Policy::CLIENT.confirmed(), delete)
+        .with(Policy::CLIENT.confirmed(), delete_many)
 }
 
 fn translate(info: DeviceInfo) -> Device {

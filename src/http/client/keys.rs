@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     error::ApiError,
-    extract::{Answer, RawJson, Reply, Ruma, json_object},
+    extract::{Answer, Policy, RawJson, Reply, Ruma, json_object},
     routes::Routes,
 };
 
@@ -36,7 +36,7 @@ pub fn routes() -> Routes {
         .guest(upload)
         .guest(query)
         .guest(claim)
-        .on(upload_cross_signing)
+        .with(Policy::CLIENT.confirmed(), upload_cross_signing)
         .on(sign)
         .guest(changes)
 }
@@ -257,9 +257,8 @@ async fn changes(
         account: caller.account,
         device: caller.device_id.as_deref(),
     };
-    let lists = sync
-        .key_changes(who, token(&body.from)?, token(&body.to)?)
-        .await?;
+    token(&body.to)?;
+    let lists = sync.key_changes(who, token(&body.from)?).await?;
     Ok(Reply(get_key_changes::v3::Response::new(
         lists.changed,
         lists.left,

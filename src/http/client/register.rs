@@ -25,7 +25,7 @@ use crate::{
 /// The table of this section.
 pub fn routes() -> Routes {
     Routes::new()
-        .with(Policy::CLIENT.class(Class::Register), register)
+        .with(Policy::CLIENT.class(Class::Register).confirmed(), register)
         .on(available)
         .with(Policy::CLIENT.class(Class::Login), token_validity)
 }

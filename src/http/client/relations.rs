@@ -131,9 +131,17 @@ async fn threads(
         .await
         .map_err(|_| not_in_room())?;
     let mut viewer = reading.viewer(&view, &caller).await?;
+    let participated = match body.include {
+        get_threads::v1::IncludeThreads::All => false,
+        get_threads::v1::IncludeThreads::Participated => true,
+        _ => {
+            let error = "`include` is `all` or `participated`.";
+            return Err(ApiError::invalid_param(error));
+        }
+    };
     let query = ThreadsQuery {
         from: place(body.from.as_deref())?,
-        participated: body.include == get_threads::v1::IncludeThreads::Participated,
+        participated,
         limit: asked(body.limit),
     };
     let page = viewer.threads(&query).await?;

@@ -76,6 +76,26 @@ async fn people(
     ))
 }
 
+/// Refuses an order or a group that there is none of: ruma takes any name.
+fn check(criteria: &Criteria) -> Result<(), ApiError> {
+    let order = matches!(
+        criteria.order_by,
+        None | Some(OrderBy::Rank | OrderBy::Recent)
+    );
+    let groups = criteria.groupings.group_by.iter().all(|grouping| {
+        matches!(
+            grouping.key,
+            None | Some(GroupingKey::RoomId | GroupingKey::Sender)
+        )
+    });
+    match order && groups {
+        true => Ok(()),
+        false => Err(ApiError::invalid_param(
+            "Results are ordered by `rank` or `recent`, and grouped by `room_id` or `sender`.",
+        )),
+    }
+}
+
 async fn events(
     State(search): State<Arc<Search>>,
     State(rooms): State<Arc<Rooms>>,
@@ -87,6 +107,7 @@ async fn events(
     let Some(criteria) = body.search_categories.room_events else {
         return Ok(RawJson::of(&json!({ "search_categories": {} })));
     };
+    check(&criteria)?;
     let query = Query {
         term: criteria.search_term.clone(),
         keys: keys(&criteria),

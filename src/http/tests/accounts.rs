@@ -124,6 +124,18 @@ async fn deleting_a_device_needs_the_password() {
     server.get(path, &token).await.ok();
     delete(auth("correct horse")).await.ok();
     server.get(path, &token).await.fails(404, "M_NOT_FOUND");
+    // Clients of old say who they are without an identifier, or not at all.
+    for user in [json!("alice"), json!("@alice:example.org"), Value::Null] {
+        let mut auth =
+            json!({ "type": "m.login.password", "user": user, "password": "correct horse" });
+        if user.is_null() {
+            auth.as_object_mut().unwrap().remove("user");
+        }
+        delete(json!({ "auth": auth })).await.ok();
+    }
+    delete(json!({ "auth": "alice" }))
+        .await
+        .fails(400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]

@@ -208,11 +208,33 @@ async fn who_changed_their_keys_between_two_syncs() {
     let path = changes(&to, &to);
     let got = server.get(&path, &alice).await.ok();
     assert_eq!(got, json!({ "changed": [], "left": [] }));
+    // Who changes them once more has still changed them in between.
+    let mut again = device_keys(&phone);
+    again["keys"]["curve25519:new"] = "key".into();
+    let body = json!({ "device_keys": again });
+    server.post(UPLOAD, &alice, body).await.ok();
+    let got = server.get(&changes(&from, &to), &alice).await.ok();
+    assert_eq!(got["changed"], json!(["@alice:example.org"]));
     let path = changes("x", "y");
     server
         .get(&path, &alice)
         .await
         .fails(400, "M_INVALID_PARAM");
+}
+
+#[tokio::test]
+async fn a_transaction_of_another_type_is_another_message() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let body = json!({ "messages": { "@alice:example.org": { "*": {} } } });
+    for kind in ["m.one", "m.two", "m.one"] {
+        let path = format!("/_matrix/client/v3/sendToDevice/{kind}/same");
+        server.put(&path, &alice, body.clone()).await.ok();
+    }
+    let sync = server.get("/_matrix/client/v3/sync", &alice).await.ok();
+    let events = sync["to_device"]["events"].as_array().unwrap();
+    let kinds: Vec<_> = events.iter().map(|event| &event["type"]).collect();
+    assert_eq!(kinds, ["m.one", "m.two"]);
 }
 
 const DEHYDRATED: &str = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device";

@@ -65,6 +65,148 @@ async fn what_is_none_of_the_possible_is_refused() {
         .put(&state, &alice, Value::Null)
         .await
         .fails(400, "M_NOT_JSON");
+    let threads = format!("/_matrix/client/v1/rooms/{room}/threads?include=some");
+    server
+        .get(&threads, &alice)
+        .await
+        .fails(400, "M_INVALID_PARAM");
+    for odd in [
+        json!({ "order_by": "chance" }),
+        json!({ "groupings": { "group_by": [{ "key": "weekday" }] } }),
+    ] {
+        let mut search = odd;
+        search["search_term"] = "word".into();
+        let body = json!({ "search_categories": { "room_events": search } });
+        server
+            .post("/_matrix/client/v3/search", &alice, body)
+            .await
+            .fails(400, "M_INVALID_PARAM");
+    }
+    let keys = "/_matrix/client/v3/keys/upload";
+    for key in [json!(5), json!({}), json!({ "key": 5 })] {
+        let body = json!({ "one_time_keys": { "signed_curve25519:A": key } });
+        server
+            .post(keys, &alice, body)
+            .await
+            .fails(400, "M_INVALID_PARAM");
+    }
+    let to_device = "/_matrix/client/v3/sendToDevice/m.test/1";
+    for server_name in ["example.org", "elsewhere"] {
+        let user = format!("@alice:{server_name}");
+        let body = json!({ "messages": { user: { "*": "no object" } } });
+        server
+            .put(to_device, &alice, body)
+            .await
+            .fails(400, "M_BAD_JSON");
+    }
+}
+
+#[tokio::test]
+async fn push_rules_do_nothing_unheard_of() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let rule = "/_matrix/client/v3/pushrules/global/sender/@bob:example.org";
+    for action in [json!("shout"), json!({ "tweak": "sound" })] {
+        let body = json!({ "actions": [action] });
+        for path in [
+            rule,
+            "/_matrix/client/v3/pushrules/global/override/.m.rule.master/actions",
+        ] {
+            let refused = server.put(path, &alice, body.clone()).await;
+            refused.fails(400, "M_INVALID_PARAM");
+        }
+    }
+    let actions = json!({ "actions": ["notify", "dont_notify", { "set_tweak": "org.example" }] });
+    server.put(rule, &alice, actions).await.ok();
+}
+
+#[tokio::test]
+async fn power_levels_are_integers() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let me = "@alice:example.org";
+    for version in ["9", "10"] {
+        let room = server
+            .create(&alice, json!({ "room_version": version }))
+            .await;
+        let path = format!("/_matrix/client/v3/rooms/{room}/state/m.room.power_levels");
+        for levels in [
+            json!({ "users": { (me): "100" } }),
+            json!({ "users": { (me): 100 }, "ban": null }),
+            json!({ "users": { (me): 100 }, "kick": true }),
+            json!({ "users": { (me): 100 }, "notifications": { "room": "20" } }),
+            json!({ "users": { (me): 100, "nobody": 5 } }),
+            json!({ "users": { (me): 100 }, "events": [] }),
+        ] {
+            let refused = server.put(&path, &alice, levels).await;
+            refused.fails(400, "M_BAD_JSON");
+        }
+        let levels = json!({ "users": { (me): 100 }, "org.example.more": "as you like" });
+        server.put(&path, &alice, levels).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn a_receipt_is_for_a_thread_that_the_event_has_to_do_with() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let room = server.create(&alice, json!({})).await;
+    let root = server.say(&room, &alice, "1", "root").await;
+    let other = server.say(&room, &alice, "2", "other").await;
+    let related = async |rel_type: &str, to: &str, txn: &str| {
+        let path = format!("/_matrix/client/v3/rooms/{room}/send/org.example/{txn}");
+        let content = json!({ "m.relates_to": { "rel_type": rel_type, "event_id": to } });
+        let sent = server.put(&path, &alice, content).await.ok();
+        sent["event_id"].as_str().unwrap().to_owned()
+    };
+    let reply = related("m.thread", &root, "3").await;
+    let edit = related("m.replace", &reply, "4").await;
+    let read = async |event: &str, thread: &str| {
+        let path = format!("/_matrix/client/v3/rooms/{room}/receipt/m.read/{event}");
+        let body = json!({ "thread_id": thread });
+        server.post(&path, &alice, body).await
+    };
+    for event in [&root, &reply, &edit] {
+        read(event, &root).await.ok();
+        read(event, "main").await.ok();
+    }
+    for thread in [&root, "$nowhere"] {
+        read(&other, thread).await.fails(400, "M_INVALID_PARAM");
+    }
+    // What two of them have in common is one event.
+    let sync = server.get("/_matrix/client/v3/sync", &alice).await.ok();
+    let told = &sync["rooms"]["join"][&room]["ephemeral"]["events"];
+    assert_eq!(told.as_array().map(Vec::len), Some(2), "{told}");
+}
+
+#[tokio::test]
+async fn who_is_banned_after_leaving_sees_that_in_a_first_sync() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = server
+        .create(&alice, json!({ "preset": "public_chat" }))
+        .await;
+    let path = |what: &str| format!("/_matrix/client/v3/rooms/{room}/{what}");
+    server.post(&path("join"), &bob, json!({})).await.ok();
+    server.post(&path("leave"), &bob, json!({})).await.ok();
+    server.say(&room, &alice, "1", "not for bob").await;
+    let ban = json!({ "user_id": "@bob:example.org" });
+    server.post(&path("ban"), &alice, ban).await.ok();
+    for (limit, expected) in [(10, &["leave", "ban"][..]), (1, &["ban"]), (0, &[])] {
+        let filter = format!(
+            "%7B%22room%22:%7B%22include_leave%22:true,%22timeline%22:%7B%22limit%22:{limit}%7D%7D%7D"
+        );
+        let sync = format!("/_matrix/client/v3/sync?filter={filter}");
+        let sync = server.get(&sync, &bob).await.ok();
+        let timeline = &sync["rooms"]["leave"][&room]["timeline"];
+        let seen = timeline["events"].as_array().unwrap().iter();
+        let seen: Vec<_> = seen
+            .filter_map(|event| event["content"]["membership"].as_str())
+            .filter(|membership| *membership != "join")
+            .collect();
+        assert_eq!(seen, expected, "{timeline}");
+        assert!(timeline["events"].as_array().unwrap().len() <= limit);
+    }
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ impl Home {
     async fn send_to(&self, who: &Person, n: usize) {
         let id = MessageId::Transaction {
             device: "D",
+            kind: "m.test",
             txn: &n.to_string(),
         };
         let content = BTreeMap::from([("*".to_owned(), json!({ "n": n }))]);

@@ -19,7 +19,11 @@ async fn send(
         let of_account = messages.entry(*account).or_default();
         of_account.insert((*device).to_owned(), content.clone());
     }
-    let id = MessageId::Transaction { device: "D", txn };
+    let id = MessageId::Transaction {
+        device: "D",
+        kind: "m.test",
+        txn,
+    };
     let sender = user_id!("@sender:example.org");
     accounts
         .send_to_device(sender, id, "m.test", &messages)
