@@ -51,7 +51,7 @@ impl NewEvent {
 }
 
 /// A client's transaction: the same one is carried out once and answered the same. Scoped to the sender, the device,
-/// the room and the event type.
+/// the room, the event type and what a redaction redacts: what is in the path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TxnKey {
     /// The device id.

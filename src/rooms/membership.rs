@@ -412,17 +412,17 @@ impl Rooms {
         let not_left = || RoomError::bad("M_UNKNOWN", "leave the room before you forget it");
         for _ in 0..ATTEMPTS {
             let reader = self.reader();
-            let (Some(num), Some(user)) =
-                (reader.room_num(room).await?, reader.user_num(user).await?)
-            else {
+            let Some(num) = reader.room_num(room).await? else {
                 return Err(RoomError::UnknownRoom(room.to_owned()));
             };
+            // Who was never there has nothing to forget.
+            let Some(user) = reader.user_num(user).await? else {
+                return Ok(());
+            };
             let key: (UserNum, RoomNum) = (user, num);
-            let row = reader
-                .snapshot
-                .get(&USER_ROOMS, &key)
-                .await?
-                .ok_or_else(not_left)?;
+            let Some(row) = reader.snapshot.get(&USER_ROOMS, &key).await? else {
+                return Ok(());
+            };
             if !matches!(row.membership, Membership::Leave | Membership::Ban) {
                 return Err(not_left());
             }

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use resuni_dag::{Pdu, PowerLevels, ServerAcl, creators, state_owner};
-use resuni_store::StoreError;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, Int, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
-    UserId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, Int, OwnedEventId, OwnedRoomId, OwnedUserId,
+    RoomId, UserId,
 };
 
 use serde::de::IgnoredAny;
@@ -114,8 +113,10 @@ impl Rooms {
         let mut line = Line::open(self, &mut lane, &room)
             .await?
             .ok_or(RoomError::UnknownRoom(room))?;
+        let redacted = event.redacts(line.work.rules);
         if let Some(txn) = &txn
-            && let Some(done) = known_txn(&line, event.sender(), event.kind(), txn).await?
+            && let Some(done) =
+                known_txn(&line, event.sender(), event.kind(), redacted, txn).await?
         {
             let done = line.work.reader.event_id(done).await?;
             lane.leave(line.live);
@@ -293,7 +294,8 @@ async fn already(
 ) -> Result<Option<OwnedEventId>, RoomError> {
     let reader = &line.work.reader;
     if let Some(txn) = txn
-        && let Some(num) = known_txn(line, sender, &event.kind, txn).await?
+        && let Some(num) =
+            known_txn(line, sender, &event.kind, event.redacts.as_deref(), txn).await?
     {
         return Ok(Some(reader.event_id(num).await?));
     }
@@ -311,12 +313,15 @@ async fn already(
     Ok(same.then(|| current.event_id().to_owned()))
 }
 
+/// The event of a transaction that was carried out. Another path is another transaction (client-server API, "Transaction
+/// identifiers"), and in that of a redaction is what it redacts.
 async fn known_txn(
     line: &Line<'_>,
     sender: &UserId,
     kind: &str,
+    redacted: Option<&EventId>,
     txn: &TxnKey,
-) -> Result<Option<EventNum>, StoreError> {
+) -> Result<Option<EventNum>, RoomError> {
     let Some(user) = line.work.reader.user_num(sender).await? else {
         return Ok(None);
     };
@@ -327,7 +332,17 @@ async fn known_txn(
         kind.to_owned(),
         txn.txn.clone(),
     );
-    line.work.reader.snapshot.get(&TXNS, &key).await
+    let reader = &line.work.reader;
+    let Some(done) = reader.snapshot.get(&TXNS, &key).await? else {
+        return Ok(None);
+    };
+    if redacted.is_some() {
+        let row = reader.event_row(done).await?;
+        if reader.pdu_of(done, &row).await?.redacts(line.work.rules) != redacted {
+            return Ok(None);
+        }
+    }
+    Ok(Some(done))
 }
 
 fn same_content(current: &Pdu, event: &NewEvent) -> bool {

@@ -52,10 +52,10 @@ impl Ids {
                 if !fits(algorithm) || !fits(id) {
                     return Err(bad());
                 }
-                // "KeyObject" of the API, or a key of an algorithm that signs none.
-                if !key.is_string() && !key.get("key").is_some_and(Value::is_string) {
+                // What is in it is the algorithm's affair.
+                if !key.is_string() && !key.is_object() {
                     return Err(AccountError::InvalidParam(format!(
-                        "The one-time key {name} is neither a string nor an object with a \"key\"."
+                        "The one-time key {name} is neither a string nor an object."
                     )));
                 }
                 let json = bounded(key, "A one-time key")?;

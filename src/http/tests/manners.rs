@@ -83,7 +83,7 @@ async fn what_is_none_of_the_possible_is_refused() {
             .fails(400, "M_INVALID_PARAM");
     }
     let keys = "/_matrix/client/v3/keys/upload";
-    for key in [json!(5), json!({}), json!({ "key": 5 })] {
+    for key in [json!(5), json!(null), json!(["key"])] {
         let body = json!({ "one_time_keys": { "signed_curve25519:A": key } });
         server
             .post(keys, &alice, body)
@@ -99,6 +99,42 @@ async fn what_is_none_of_the_possible_is_refused() {
             .await
             .fails(400, "M_BAD_JSON");
     }
+}
+
+#[tokio::test]
+async fn a_redaction_of_something_else_is_another_transaction() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    for version in ["10", "11"] {
+        let room = server
+            .create(&alice, json!({ "room_version": version }))
+            .await;
+        let one = server.say(&room, &alice, "1", "one").await;
+        let two = server.say(&room, &alice, "2", "two").await;
+        let redact = async |event: &str| {
+            let path = format!("/_matrix/client/v3/rooms/{room}/redact/{event}/same");
+            server.put(&path, &alice, json!({})).await.ok()
+        };
+        let first = redact(&one).await;
+        assert_eq!(redact(&one).await, first);
+        assert_ne!(redact(&two).await, first);
+        let path = format!("/_matrix/client/v3/rooms/{room}/event/{two}");
+        let got = server.get(&path, &alice).await.ok();
+        assert_eq!(got["content"], json!({}));
+    }
+}
+
+#[tokio::test]
+async fn who_was_never_there_has_nothing_to_forget() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = server.create(&alice, json!({})).await;
+    let path = format!("/_matrix/client/v3/rooms/{room}/forget");
+    server.post(&path, &bob, json!({})).await.ok();
+    server
+        .post(&path, &alice, json!({}))
+        .await
+        .fails(400, "M_UNKNOWN");
 }
 
 #[tokio::test]
