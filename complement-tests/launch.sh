@@ -38,6 +38,7 @@ enabled = false
 
 [rooms]
 default_version = "11"
+relationships = true
 
 [federation]
 extra_ca_files = ["$HS_CA"]

@@ -211,6 +211,10 @@ settings! {
     pub struct Rooms {
         /// The version of a new room when the client asks for none.
         value default_version: RoomVersionId = RoomVersionId::V12;
+
+        /// Whether threads of any depth by "m.relationship" are kept from now on and can be asked for by
+        /// "/event_relationships" (MSC2836). An experiment; threads of the specification need no setting.
+        value relationships: bool = false;
     }
 }
 

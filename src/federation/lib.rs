@@ -32,6 +32,7 @@ pub mod media;
 pub mod net;
 pub mod network;
 mod policy;
+pub mod relationships;
 pub mod resync;
 pub mod sender;
 pub mod serve;

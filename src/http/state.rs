@@ -6,7 +6,7 @@ use axum::extract::FromRef;
 use ipnet::IpNet;
 use resuni_accounts::{Accounts, Rendezvous, Turn};
 use resuni_delivery::{DelayedEvents, Mailer, Notices, Push, ServiceClient};
-use resuni_federation::Federation;
+use resuni_federation::{Federation, relationships::Relationships};
 use resuni_media::{Media, Previews};
 use resuni_rooms::Rooms;
 use resuni_search::Search;
@@ -89,6 +89,8 @@ pub struct AppState {
     pub services: Arc<ServiceClient>,
     /// Where devices meet before a login; none where that is switched off.
     pub rendezvous: Option<Arc<Rendezvous>>,
+    /// Threads of any depth (MSC2836); none where that is switched off.
+    pub relationships: Option<Arc<Relationships>>,
     /// What operators tell people; none where that is switched off.
     pub notices: Option<Arc<Notices>>,
     /// What is found by its words.
@@ -121,6 +123,7 @@ part! {
     mail: Option<Arc<Mailer>>,
     services: Arc<ServiceClient>,
     rendezvous: Option<Arc<Rendezvous>>,
+    relationships: Option<Arc<Relationships>>,
     notices: Option<Arc<Notices>>,
     search: Arc<Search>,
     sync: Arc<Sync>,

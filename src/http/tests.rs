@@ -205,6 +205,7 @@ impl Server {
             services: Arc::new(ServiceClient::new().unwrap()),
             delayed,
             rendezvous: Some(Arc::new(Rendezvous::new(clock.clone()))),
+            relationships: None,
             notices: None,
             previews: None,
             search,

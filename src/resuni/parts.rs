@@ -17,7 +17,9 @@ use resuni_delivery::{
     ServiceClient, Services, Upgrades, Ways,
 };
 use resuni_federation::net::WebClient;
-use resuni_federation::{Federation, FederationParts, Mode, Network, NetworkConfig};
+use resuni_federation::{
+    Federation, FederationParts, Mode, Network, NetworkConfig, relationships::Relationships,
+};
 use resuni_feed::Feed;
 use resuni_http::limits::{Limits, Rates};
 use resuni_http::{AppState, Registration, Settings, Support};
@@ -130,6 +132,10 @@ impl Parts {
                 .rendezvous
                 .enabled
                 .then(|| Arc::new(Rendezvous::new(clock()))),
+            relationships: config
+                .rooms
+                .relationships
+                .then(|| Arc::new(Relationships::new(rooms.clone(), federation.clone()))),
             notices: open_notices(config, &rooms, &accounts).await?,
             search: search.clone(),
             sync: sync.clone(),

@@ -17,7 +17,7 @@ use crate::{
     activity,
     error::RoomError,
     events::TxnKey,
-    partial, relations, sticky,
+    partial, relations, relationships, sticky,
     tables::{
         EVENTS, EventLog, EventRow, Given, HEAD, Head, LATTICE, LOCAL_MEMBERS, MEMBERS, MISSING,
         Missing, OUTLIERS, OutlierRow, Place, REDACTED_OUTLIERS, ROOM_SERVERS, SERVER_ROOMS,
@@ -68,6 +68,7 @@ pub(crate) async fn put_event(
     work.batch.put(&EVENTS, &num, &row);
     work.remember(num, row, event.pdu.clone());
     partial::note(work, room, &event).await?;
+    relationships::index(work, room, &event);
     match event.place {
         Place::Timeline { position, sub } => {
             let gap = put_edges(work, room, num, hash, &event).await?;

@@ -43,6 +43,7 @@ mod reader;
 pub mod receipts;
 mod receive;
 mod relations;
+mod relationships;
 mod replay;
 pub mod reports;
 mod resolve;
@@ -87,6 +88,7 @@ pub use policy::{Policy, PolicyAsker};
 pub use presence::{Presence, PresenceNow, PresenceState};
 pub use receipts::{Receipt, ReceiptKind};
 pub use relations::{RelationsPage, RelationsQuery, ThreadsQuery, relation};
+pub use relationships::{Children, Reader as ThreadReader, RelationshipsQuery, Walked};
 pub use rooms::{Rooms, RoomsConfig};
 pub use state_at::{StateChange, StateView};
 pub use sticky::{MAX_STICKY_MS, StickyPage};
@@ -100,6 +102,7 @@ pub use visibility::{ServerViewer, Viewer, membership_of};
 pub const TABLES: &[&[resuni_store::TableInfo]] = &[
     tables::TABLES,
     relations::index::TABLES,
+    relationships::TABLES,
     aliases::TABLES,
     directory::TABLES,
     receipts::TABLES,

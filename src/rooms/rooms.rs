@@ -1,6 +1,6 @@
 //! The handle that everything else holds.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
 use resuni_dag::{RoomRules, SigningKey};
 use resuni_store::{SharedClock, Store, StoreError};
@@ -46,6 +46,8 @@ pub struct Rooms {
     pub(crate) bans: Bans,
     /// Who asks policy servers.
     pub(crate) policies: OnceLock<Arc<dyn PolicyAsker>>,
+    /// Whether threads of any depth are kept (MSC2836).
+    pub(crate) relationships: AtomicBool,
 }
 
 /// States that are resolved at a time.
@@ -74,6 +76,7 @@ impl Rooms {
             partial_news: watch::Sender::new(()),
             shutdowns: Shutdowns::default(),
             policies: OnceLock::new(),
+            relationships: AtomicBool::new(false),
         }))
     }
 

@@ -16,7 +16,7 @@ use crate::{
     events::{NewEvent, TxnKey},
     line::Line,
     policy::Policy,
-    relations,
+    relations, relationships,
     rooms::Rooms,
     tables::TXNS,
     types::{EventHash, EventNum},
@@ -79,6 +79,7 @@ impl Rooms {
             return Ok(done);
         }
         relations::check(&line.work.reader, line.live.num, sender, &event).await?;
+        relationships::check(self, &line.work.reader, line.live.num, &event).await?;
         check_redaction(&line, sender, &event).await?;
         if let Some(policy) = self.policy_for(&line, &event).await? {
             let (event, ..) = line.prepare(sender, event).await?;

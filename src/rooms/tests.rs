@@ -27,6 +27,7 @@ mod people;
 mod places;
 mod reading;
 mod relations;
+mod relationships;
 mod spaces;
 mod sticky;
 mod upgrade;

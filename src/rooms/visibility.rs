@@ -448,7 +448,7 @@ fn membership_in(content: &str) -> Option<Membership> {
     Membership::from_name(&string_member(content, "membership")?)
 }
 
-fn visibility_in(content: &str) -> HistoryVisibility {
+pub(crate) fn visibility_in(content: &str) -> HistoryVisibility {
     let value = string_member(content, "history_visibility");
     value
         .and_then(|value| HistoryVisibility::parse(&value))

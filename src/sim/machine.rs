@@ -226,6 +226,7 @@ impl Machine {
             ),
             push,
             rendezvous: None,
+            relationships: None,
             notices: None,
             previews: None,
             limits: Arc::new(Limits::new(None, clock)),

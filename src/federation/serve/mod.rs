@@ -4,6 +4,7 @@ mod devices;
 mod history;
 mod member;
 mod query;
+mod relationships;
 
 use std::{sync::Arc, time::Duration};
 
@@ -183,6 +184,6 @@ fn unknown_room(room: &RoomId) -> FederationError {
     FederationError::NotFound(format!("this server is not in the room {room}"))
 }
 
-fn unknown_event(event: &EventId) -> FederationError {
+pub(crate) fn unknown_event(event: &EventId) -> FederationError {
     FederationError::NotFound(format!("the event {event} is not known here"))
 }

@@ -1,8 +1,11 @@
 //! Events that relate to others, and threads (Client-Server API, "Relationships API", "Threading").
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use bytes::Bytes;
 use resuni_accounts::Session;
+use resuni_federation::relationships::{self, Relationships};
 use resuni_rooms::{RelationsQuery, ThreadsQuery};
 use ruma::{
     RoomId, UInt,
@@ -25,6 +28,31 @@ use crate::{
 /// Events of a page when the client names no number.
 const DEFAULT_LIMIT: usize = 20;
 
+/// `POST /_matrix/client/unstable/event_relationships` (MSC2836).
+mod event_relationships {
+    use resuni_federation::relationships::Asked;
+    use ruma::api::{auth_scheme::AccessToken, metadata, request, response};
+
+    metadata! {
+        method: POST,
+        rate_limited: true,
+        authentication: AccessToken,
+        path: "/_matrix/client/unstable/event_relationships",
+    }
+
+    /// Which part of a thread.
+    #[request]
+    pub struct Request {
+        /// As servers ask each other, too.
+        #[ruma_api(body)]
+        pub asked: Asked,
+    }
+
+    /// Written by hand.
+    #[response]
+    pub struct Response {}
+}
+
 /// The table of this section.
 pub fn routes() -> Routes {
     Routes::new()
@@ -32,6 +60,7 @@ pub fn routes() -> Routes {
         .guest(of_type)
         .guest(of_types)
         .guest(threads)
+        .guest(thread_of)
 }
 
 fn asked(asked: Option<UInt>) -> usize {
@@ -155,4 +184,20 @@ async fn threads(
     Ok(RawJson(Bytes::from(format!(
         r#"{{"chunk":{chunk}{next}}}"#
     ))))
+}
+
+/// A part of a thread of any depth, where the operator has switched that on.
+async fn thread_of(
+    State(reading): State<Reading>,
+    State(relationships): State<Option<Arc<Relationships>>>,
+    Ruma { body, caller, .. }: Ruma<event_relationships::Request>,
+) -> Result<RawJson, ApiError> {
+    let relationships = relationships.ok_or_else(ApiError::unrecognized)?;
+    let reader = relationships::Reading {
+        user: &caller.user_id,
+        ignored: reading.ignored(&caller).await?,
+        form: form(&reading.rooms, &caller),
+    };
+    let answer = relationships.for_client(reader, &body.asked).await?;
+    Ok(RawJson::of(&answer))
 }

@@ -6,6 +6,7 @@ use axum::extract::State;
 use resuni_accounts::{Accounts, Rendezvous};
 use resuni_dag::RoomRules;
 use resuni_delivery::Mailer;
+use resuni_federation::relationships::Relationships;
 use ruma::api::client::discovery::{get_capabilities, get_supported_versions};
 use serde_json::{Map, Value, json};
 
@@ -82,6 +83,7 @@ fn optional(accounts: &Accounts) -> impl Iterator<Item = &'static str> {
 async fn versions(
     State(rendezvous): State<Option<Arc<Rendezvous>>>,
     State(accounts): State<Arc<Accounts>>,
+    State(relationships): State<Option<Arc<Relationships>>>,
     _: Ruma<get_supported_versions::Request>,
 ) -> Answer<get_supported_versions::Response> {
     let versions = VERSIONS
@@ -96,6 +98,7 @@ async fn versions(
         .chain(rendezvous)
         .copied()
         .chain(optional(&accounts))
+        .chain(relationships.map(|_| "org.matrix.msc2836"))
         .map(|feature| (feature.to_owned(), true))
         .collect();
     Ok(Reply(response))

@@ -1,7 +1,13 @@
 //! Events and states (Server-Server API, "Retrieving events", "Backfilling and retrieving missing
 //! events", "Authorization rules").
 
-use resuni_federation::divergence::wire::accumulator;
+use std::sync::Arc;
+
+use axum::extract::State;
+use resuni_federation::{
+    divergence::wire::accumulator,
+    relationships::{Relationships, wire as event_relationships},
+};
 use ruma::api::federation::{
     authorization::get_event_authorization,
     backfill::get_backfill,
@@ -12,6 +18,7 @@ use ruma::api::federation::{
 
 use super::On;
 use crate::{
+    error::ApiError,
     extract::{Answer, Reply, Ruma},
     routes::Routes,
 };
@@ -27,6 +34,7 @@ pub fn routes() -> Routes {
         .on(backfill)
         .on(missing)
         .on(at_time)
+        .on(relationships)
 }
 
 async fn event(
@@ -84,4 +92,15 @@ async fn at_time(
     Ruma { body, caller, .. }: Ruma<get_event_by_timestamp::v1::Request>,
 ) -> Answer<get_event_by_timestamp::v1::Response> {
     Ok(Reply(federation.serve.event_at_time(&caller, body).await?))
+}
+
+/// Threads of any depth (MSC2836), where the operator has switched that on.
+async fn relationships(
+    On(federation): On,
+    State(on): State<Option<Arc<Relationships>>>,
+    Ruma { body, caller, .. }: Ruma<event_relationships::Request>,
+) -> Answer<event_relationships::Response> {
+    on.ok_or_else(ApiError::unrecognized)?;
+    let answer = federation.serve.relationships(&caller, &body.asked).await?;
+    Ok(Reply(answer))
 }
