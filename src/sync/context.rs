@@ -13,6 +13,7 @@ use crate::{
     changes::Changes,
     error::SyncError,
     filter,
+    wanted_fields::WantedFields,
 };
 
 /// More rooms than this in the log since the token: the user's own list is the shorter way.
@@ -26,6 +27,8 @@ pub(crate) struct Context<'a> {
     pub now: SyncToken,
     /// Whose messages the user does not want to see.
     pub ignored: HashSet<OwnedUserId>,
+    /// The fields of events that the client wants; none: all.
+    fields: Option<WantedFields>,
     /// Global account data to tell.
     global: Vec<AccountDataChange>,
     /// Account data to tell, by room.
@@ -66,6 +69,7 @@ impl<'a> Context<'a> {
             request,
             now,
             ignored,
+            fields: WantedFields::of(request.filter.event_fields.as_deref()),
             global,
             by_room,
         })
@@ -74,6 +78,14 @@ impl<'a> Context<'a> {
     /// The position the client has seen everything up to; none for a first sync.
     pub fn since(&self) -> Option<Position> {
         self.request.since.map(|since| since.position)
+    }
+
+    /// Events as they are told: with the fields that the client wants.
+    pub fn cut(&self, json: String) -> String {
+        match &self.fields {
+            Some(fields) => fields.cut(json),
+            None => json,
+        }
     }
 
     /// How events are to be written.

@@ -272,7 +272,7 @@ impl Context<'_> {
             without_relations: !timeline.limited,
             ..self.form()
         };
-        out.push_str(&viewer.list(&timeline.events, &form).await?);
+        out.push_str(&self.cut(viewer.list(&timeline.events, &form).await?));
         let _ = write!(out, ",\"limited\":{},\"prev_batch\":", timeline.limited);
         push_string(out, &timeline.prev_batch.to_string());
         out.push('}');
@@ -289,7 +289,7 @@ impl Context<'_> {
         let form = self.form();
         let state: Vec<String> = state
             .iter()
-            .map(|shown| view.shown_json(shown, &form))
+            .map(|shown| self.cut(view.shown_json(shown, &form)))
             .collect();
         events(out, &state);
     }

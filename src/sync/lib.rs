@@ -25,6 +25,7 @@ mod stream_edus;
 mod tests;
 mod token;
 mod waiters;
+mod wanted_fields;
 
 use std::{sync::Arc, time::Duration};
 

@@ -68,7 +68,7 @@ impl Context<'_> {
             ..self.form()
         };
         out.push_str(",\"msc4354_sticky\":{\"events\":");
-        out.push_str(&viewer.list(events, &form).await?);
+        out.push_str(&self.cut(viewer.list(events, &form).await?));
         out.push('}');
         Ok(())
     }

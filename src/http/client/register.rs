@@ -57,7 +57,7 @@ async fn register(
     let log_in = !body.inhibit_login || account.kind == AccountKind::Guest;
     let body = request.body;
     let device = log_in.then_some(DeviceRequest {
-        device_id: body.device_id,
+        device_id: body.device_id.filter(|id| !id.as_str().is_empty()),
         display_name: body.initial_device_display_name,
         refresh: body.refresh_token,
     });

@@ -71,7 +71,8 @@ async fn log_in(
 ) -> Answer<login::v3::Response> {
     use login::v3::LoginInfo;
     let device = DeviceRequest {
-        device_id: body.device_id,
+        // What has no name is none that is known.
+        device_id: body.device_id.filter(|id| !id.as_str().is_empty()),
         display_name: body.initial_device_display_name,
         refresh: body.refresh_token,
     };

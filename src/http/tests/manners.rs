@@ -15,12 +15,13 @@ async fn what_is_not_there_is_left_out() {
     let got = server.ask(Method::POST, REGISTER, None, body).await.ok();
     assert_eq!(got, json!({ "user_id": "@quiet:example.org" }));
     let alice = server.user("alice").await;
-    let body = json!({ "type": "m.login.password", "password": "correct horse",
+    let body = json!({ "type": "m.login.password", "password": "correct horse", "device_id": "",
                        "identifier": { "type": "m.id.user", "user": "alice" } });
-    server
+    let got = server
         .ask(Method::POST, "/_matrix/client/v3/login", None, body)
         .await
         .ok();
+    assert_ne!(got["device_id"], "");
     let devices = server.get("/_matrix/client/v3/devices", &alice).await.ok();
     assert_eq!(devices["devices"].as_array().map(Vec::len), Some(2));
     assert!(!devices.to_string().contains("null"), "{devices}");
@@ -135,6 +136,33 @@ async fn who_was_never_there_has_nothing_to_forget() {
         .post(&path, &alice, json!({}))
         .await
         .fails(400, "M_UNKNOWN");
+}
+
+#[tokio::test]
+async fn a_sync_has_the_fields_that_the_filter_names() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let room = server.create(&alice, json!({ "name": "Room" })).await;
+    server.say(&room, &alice, "1", "hello").await;
+    let filters = "/_matrix/client/v3/user/@alice:example.org/filter";
+    let filter = json!({
+        "event_fields": ["type", "content.body", r"content.m\.federate"],
+        "room": { "timeline": { "limit": 1 } },
+    });
+    let filter = server.post(filters, &alice, filter).await.ok();
+    let id = filter["filter_id"].as_str().unwrap();
+    let sync = format!("/_matrix/client/v3/sync?filter={id}");
+    let sync = server.get(&sync, &alice).await.ok();
+    let room = &sync["rooms"]["join"][&room];
+    assert_eq!(
+        room["timeline"]["events"],
+        json!([{ "type": "m.room.message", "content": { "body": "hello" } }])
+    );
+    let state = room["state"]["events"].as_array().unwrap();
+    assert!(
+        state.contains(&json!({ "type": "m.room.name" })),
+        "{state:?}"
+    );
 }
 
 #[tokio::test]
