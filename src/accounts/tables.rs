@@ -102,6 +102,10 @@ pub(crate) static VALIDATION_OF: Table<TokenHash, TokenHash> = Table::new(0x0317
 
 /// How fast users may send of whom an operator has said it.
 pub(crate) static RATES: Table<AccountNum, RateRow> = Table::new(0x0338, "rates of users");
+/// Until when somebody may replace their cross-signing keys without confirming that it is them, in milliseconds since
+/// 1970: an operator has said so.
+pub(crate) static KEYS_REPLACEABLE: Table<AccountNum, u64> =
+    Table::new(0x0339, "replaceable cross-signing keys");
 
 /// The tables of this crate, for the doctor and the documentation.
 pub static TABLES: &[TableInfo] = &[
@@ -130,6 +134,7 @@ pub static TABLES: &[TableInfo] = &[
     DEVICE_PUSHERS.info(),
     CONTACTS.info(),
     RATES.info(),
+    KEYS_REPLACEABLE.info(),
     CONTACTS_OF.info(),
     VALIDATIONS.info(),
     VALIDATION_OF.info(),

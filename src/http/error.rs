@@ -42,6 +42,15 @@ pub struct MatrixError {
     retry_after: Option<Duration>,
 }
 
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Matrix(error) => f.write_str(&error.message),
+            Self::Uia(_) => f.write_str("It has to be confirmed who asks for this."),
+        }
+    }
+}
+
 impl ApiError {
     /// An error with this status, code and sentence.
     pub fn new(

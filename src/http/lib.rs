@@ -27,6 +27,7 @@ pub mod wellknown;
 use axum::{Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use client::end_account;
 pub use state::{AppState, Registration, Settings, Support};
 
 /// Every endpoint of this server. Add the listener's `ConnectInfo<SocketAddr>` to the requests.

@@ -9,6 +9,7 @@ mod devices;
 mod extract;
 mod media;
 mod notices;
+mod redactions;
 mod reports;
 mod room;
 mod rooms;
@@ -43,6 +44,7 @@ pub fn routes() -> Routes {
         destinations::routes,
         devices::routes,
         media::routes,
+        redactions::routes,
         reports::routes,
         room::routes,
         rooms::routes,

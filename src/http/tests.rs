@@ -18,6 +18,7 @@ mod sweep;
 mod talk;
 mod tool_media;
 mod tool_rooms;
+mod tool_users;
 mod tools;
 
 use std::{collections::BTreeMap, sync::Arc};

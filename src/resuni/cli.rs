@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::operator::{self, Request};
+use crate::operator::{self, Listed, Request};
 use crate::{doctor, serve, settings, social};
 
 /// A Matrix homeserver for a consortium of independent operators.
@@ -104,8 +104,50 @@ enum UserCommand {
         #[command(flatten)]
         file: SettingsFile,
     },
-    /// List all accounts.
-    List(SettingsFile),
+    /// List accounts: all of them, or those that are all that is asked for.
+    List {
+        /// Administrators.
+        #[arg(long)]
+        admins: bool,
+        /// Deactivated accounts.
+        #[arg(long)]
+        deactivated: bool,
+        /// Locked accounts.
+        #[arg(long)]
+        locked: bool,
+        /// A part of the user id.
+        #[arg(long, value_name = "PART")]
+        name: Option<String>,
+        #[command(flatten)]
+        file: SettingsFile,
+    },
+    /// End an account for ever, and take it out of its rooms, while the server runs.
+    Deactivate {
+        /// The part of the user id between the @ and the colon.
+        name: String,
+        /// Ask that what they said be shown to nobody new.
+        #[arg(long)]
+        erase: bool,
+        #[command(flatten)]
+        file: SettingsFile,
+    },
+    /// Make somebody an administrator.
+    SetAdmin {
+        /// The part of the user id between the @ and the colon.
+        name: String,
+        /// Make them one no longer.
+        #[arg(long)]
+        off: bool,
+        #[command(flatten)]
+        file: SettingsFile,
+    },
+    /// Print a token with which somebody logs in once (m.login.token), for who has lost the password.
+    LoginToken {
+        /// The part of the user id between the @ and the colon.
+        name: String,
+        #[command(flatten)]
+        file: SettingsFile,
+    },
     /// Give an account a new password and end its sessions.
     SetPassword {
         /// The part of the user id between the @ and the colon.
@@ -220,7 +262,32 @@ fn user(command: UserCommand) -> Result<ExitCode> {
                 },
             )
         }
-        UserCommand::List(file) => operator::command(&file, &Request::ListUsers),
+        UserCommand::List {
+            admins,
+            deactivated,
+            locked,
+            name,
+            file,
+        } => {
+            let wanted = Listed {
+                admins,
+                deactivated,
+                locked,
+                name,
+            };
+            operator::command(&file, &Request::ListUsers(wanted))
+        }
+        UserCommand::Deactivate { name, erase, file } => {
+            let localpart = name;
+            operator::command(&file, &Request::Deactivate { localpart, erase })
+        }
+        UserCommand::SetAdmin { name, off, file } => {
+            let (localpart, admin) = (name, !off);
+            operator::command(&file, &Request::SetAdmin { localpart, admin })
+        }
+        UserCommand::LoginToken { name, file } => {
+            operator::command(&file, &Request::LoginToken { localpart: name })
+        }
         UserCommand::SetPassword {
             name,
             password,

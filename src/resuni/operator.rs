@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use resuni_accounts::{Accounts, NewAccount, NewRegistrationToken};
+use resuni_accounts::{AccountNum, AccountSummary, Accounts, NewAccount, NewRegistrationToken};
 use resuni_config::Config;
 use resuni_federation::Federation;
 use resuni_rooms::{Bans, Rooms};
@@ -40,8 +40,14 @@ pub(crate) enum Request {
         password: Option<String>,
         admin: bool,
     },
-    /// All accounts.
-    ListUsers,
+    /// Accounts.
+    ListUsers(Listed),
+    /// An end to an account. Only a running server can take it out of its rooms.
+    Deactivate { localpart: String, erase: bool },
+    /// An administrator, or one no longer.
+    SetAdmin { localpart: String, admin: bool },
+    /// A token to log in with, once.
+    LoginToken { localpart: String },
     /// A new password, and an end to all sessions.
     SetPassword {
         localpart: String,
@@ -57,6 +63,27 @@ pub(crate) enum Request {
     Moderation { entity: Option<String> },
     /// A room's state compared with every server in it. Only a running server can ask others.
     CheckRoom { room: String },
+}
+
+/// Which accounts are listed: those that are all of this.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct Listed {
+    pub(crate) admins: bool,
+    pub(crate) deactivated: bool,
+    pub(crate) locked: bool,
+    /// With this in the user id.
+    pub(crate) name: Option<String>,
+}
+
+impl Listed {
+    fn wants(&self, summary: &AccountSummary) -> bool {
+        let row = &summary.row;
+        let name = self.name.as_deref().unwrap_or_default();
+        (!self.admins || row.admin)
+            && (!self.deactivated || row.deactivated.is_some())
+            && (!self.locked || row.locked)
+            && summary.user_id.as_str().contains(name)
+    }
 }
 
 /// What answers.
@@ -190,7 +217,10 @@ async fn execute(parts: &Answering, request: &Request) -> Reply {
             password,
             admin,
         } => create_user(accounts, localpart, password.as_deref(), *admin).await,
-        Request::ListUsers => list_users(accounts).await,
+        Request::ListUsers(wanted) => list_users(accounts, wanted).await,
+        Request::Deactivate { localpart, erase } => deactivate(parts, localpart, *erase).await,
+        Request::SetAdmin { localpart, admin } => set_admin(accounts, localpart, *admin).await,
+        Request::LoginToken { localpart } => login_token(accounts, localpart).await,
         Request::SetPassword {
             localpart,
             password,
@@ -285,10 +315,7 @@ async fn set_password(
     localpart: &str,
     password: Option<&str>,
 ) -> Result<Vec<String>> {
-    let account = accounts
-        .find(localpart)
-        .await?
-        .with_context(|| format!("There is no account {localpart} on this server."))?;
+    let account = named(accounts, localpart).await?;
     let (password, line) = password_or_new(password);
     accounts
         .set_password(account, &password, true, None)
@@ -298,7 +325,47 @@ async fn set_password(
     Ok(lines)
 }
 
-async fn list_users(accounts: &Accounts) -> Result<Vec<String>> {
+async fn named(accounts: &Accounts, localpart: &str) -> Result<AccountNum> {
+    let account = accounts.find(localpart).await?;
+    account.with_context(|| format!("There is no account {localpart} on this server."))
+}
+
+async fn deactivate(parts: &Answering, localpart: &str, erase: bool) -> Result<Vec<String>> {
+    let accounts = &*parts.accounts;
+    let Some(rooms) = &parts.rooms else {
+        bail!("The account has to be taken out of its rooms by a running server; start it first.");
+    };
+    let account = named(accounts, localpart).await?;
+    let user = accounts.user_of(account).await?;
+    let user = user.with_context(|| format!("There is no account {localpart} on this server."))?;
+    let federation = parts.federation.as_deref();
+    resuni_http::end_account(accounts, rooms, federation, account, &user, erase)
+        .await
+        .map_err(|error| anyhow!(error.to_string()))?;
+    Ok(vec![format!("{user} is deactivated.")])
+}
+
+async fn set_admin(accounts: &Accounts, localpart: &str, admin: bool) -> Result<Vec<String>> {
+    let account = named(accounts, localpart).await?;
+    accounts.set_admin(account, admin).await?;
+    Ok(vec![match admin {
+        true => format!("{localpart} is an administrator."),
+        false => format!("{localpart} is no administrator."),
+    }])
+}
+
+async fn login_token(accounts: &Accounts, localpart: &str) -> Result<Vec<String>> {
+    let account = named(accounts, localpart).await?;
+    accounts.active(account).await?;
+    let (token, lasts_ms) = accounts.create_login_token(account).await?;
+    let minutes = lasts_ms / 60_000;
+    Ok(vec![
+        token,
+        format!("It can be used once, within {minutes} minutes."),
+    ])
+}
+
+async fn list_users(accounts: &Accounts, wanted: &Listed) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut after = None;
     loop {
@@ -307,7 +374,7 @@ async fn list_users(accounts: &Accounts) -> Result<Vec<String>> {
             return Ok(lines);
         };
         after = Some(last.account);
-        for summary in &page {
+        for summary in page.iter().filter(|summary| wanted.wants(summary)) {
             let row = &summary.row;
             let traits = [
                 (row.admin, "administrator"),

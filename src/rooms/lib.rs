@@ -78,8 +78,8 @@ pub use lookup::Context;
 pub use members::{HEROES, MutualRooms, RoomOf};
 pub use membership::{MemberDetails, RestrictedJoin};
 pub use moderation::{
-    MadeAdmin, RoomDescription, RoomOrder, RoomsQuery, Shutdown, ShutdownJob, ShutdownReport,
-    ShutdownStatus, Shutdowns,
+    JobStatus, MadeAdmin, Redaction, RedactionJob, RedactionReport, RoomDescription, RoomOrder,
+    RoomsQuery, Shutdown, ShutdownJob, ShutdownReport,
 };
 pub use outliers::Outliers;
 pub use page::{Gap, Gaps, MAX_PAGE, Page, PageQuery, TimelineEvent};

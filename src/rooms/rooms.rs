@@ -8,8 +8,16 @@ use ruma::{OwnedServerName, RoomVersionId, ServerName};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    bans::Bans, cache::Caches, directory::DirectoryOrder, error::RoomError, lane::Lanes,
-    moderation::Shutdowns, policy::PolicyAsker, presence::Presence, reader::Reader, spaces::Walks,
+    bans::Bans,
+    cache::Caches,
+    directory::DirectoryOrder,
+    error::RoomError,
+    lane::Lanes,
+    moderation::{Redactions, Shutdowns},
+    policy::PolicyAsker,
+    presence::Presence,
+    reader::Reader,
+    spaces::Walks,
     typing::Typing,
 };
 
@@ -42,6 +50,8 @@ pub struct Rooms {
     pub(crate) partial_news: watch::Sender<()>,
     /// Rooms that are being shut down, or were.
     pub(crate) shutdowns: Shutdowns,
+    /// What people have said that is being redacted, or was.
+    pub(crate) redactions: Redactions,
     /// What policy rooms say.
     pub(crate) bans: Bans,
     /// Who asks policy servers.
@@ -75,6 +85,7 @@ impl Rooms {
             resolving: Arc::new(Semaphore::new(RESOLVING)),
             partial_news: watch::Sender::new(()),
             shutdowns: Shutdowns::default(),
+            redactions: Redactions::default(),
             policies: OnceLock::new(),
             relationships: AtomicBool::new(false),
         }))

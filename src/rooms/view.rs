@@ -104,6 +104,19 @@ impl Rooms {
             .map(|head| head.position))
     }
 
+    /// An event by its id alone, with the room that it is in; none if it is not known, or only the room's name is.
+    pub async fn event_anywhere(
+        &self,
+        event_id: &EventId,
+    ) -> Result<Option<(RoomView, EventNum)>, RoomError> {
+        let reader = self.reader();
+        let Some(num) = reader.event_num(event_id).await? else {
+            return Ok(None);
+        };
+        let room = reader.event_row(num).await?.room;
+        Ok(self.view_num(room).await?.map(|view| (view, num)))
+    }
+
     /// The time by the clock that the rooms were opened with, in milliseconds.
     pub fn now_ms(&self) -> u64 {
         self.clock.now_ms()

@@ -9,7 +9,14 @@ use super::{
     Object, bounded, copy_signatures, is_same_key, is_signed_by, parse,
     tables::{CROSS_SIGNING, Usage},
 };
-use crate::{AccountNum, Accounts, error::AccountError, tables::DEVICE};
+use crate::{
+    AccountNum, Accounts,
+    error::AccountError,
+    tables::{DEVICE, KEYS_REPLACEABLE},
+};
+
+/// How long an operator lets somebody replace their keys without confirming that it is them, in milliseconds.
+const REPLACEABLE_MS: u64 = 10 * 60_000;
 
 /// The keys of an upload.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +99,10 @@ impl Accounts {
         {
             return Ok(false);
         }
+        let replaceable_until = snapshot.get(&KEYS_REPLACEABLE, &account).await?;
+        if replaceable_until.is_some_and(|until| self.clock.now_ms() < until) {
+            return Ok(false);
+        }
         for usage in Usage::ALL {
             let stored = self.cross_signing_key(&snapshot, account, usage).await?;
             let same = match (upload.get(usage), stored) {
@@ -104,6 +115,24 @@ impl Accounts {
             }
         }
         Ok(false)
+    }
+
+    /// For ten minutes somebody need not confirm that it is them to replace their cross-signing keys: they have forgotten
+    /// how, and an operator knows them. The answer is until when; none where they have no keys.
+    pub async fn allow_replacing_keys(
+        &self,
+        account: AccountNum,
+    ) -> Result<Option<u64>, AccountError> {
+        let snapshot = self.snapshot();
+        let key = self.cross_signing_key(&snapshot, account, Usage::Master);
+        if key.await?.is_none() {
+            return Ok(None);
+        }
+        let until = self.clock.now_ms().saturating_add(REPLACEABLE_MS);
+        let mut batch = Batch::new();
+        batch.put(&KEYS_REPLACEABLE, &account, &until);
+        self.store.commit_durable(batch).await?;
+        Ok(Some(until))
     }
 
     /// Keeps cross-signing keys. The other two have to be signed by the master key. A new master
@@ -128,6 +157,8 @@ impl Accounts {
             if batch.is_empty() {
                 return Ok(());
             }
+            // It was meant for one time.
+            batch.delete(&KEYS_REPLACEABLE, &account);
             self.keys_changed(&snapshot, &mut batch, account, &user, Vec::new())
                 .await?;
             self.store.commit(batch).await?

@@ -6,9 +6,7 @@ use axum::extract::State;
 use http::{Method, StatusCode};
 use resuni_accounts::Accounts;
 use resuni_federation::Federation;
-use resuni_rooms::{
-    MemberDetails, Membership, RoomError, Rooms, Shutdown, ShutdownJob, ShutdownStatus,
-};
+use resuni_rooms::{JobStatus, MemberDetails, Membership, RoomError, Rooms, Shutdown, ShutdownJob};
 use ruma::{
     OwnedRoomId, OwnedRoomOrAliasId, OwnedUserId, RoomAliasId, RoomId, api::error::ErrorCode,
 };
@@ -159,13 +157,13 @@ async fn begin_shutdown(
 
 fn described(job: &ShutdownJob) -> Value {
     let (status, error) = match &job.status {
-        ShutdownStatus::Active => ("active", None),
-        ShutdownStatus::Complete => ("complete", None),
-        ShutdownStatus::Failed(error) => ("failed", Some(error)),
+        JobStatus::Active => ("active", None),
+        JobStatus::Complete => ("complete", None),
+        JobStatus::Failed(error) => ("failed", Some(error)),
     };
     let mut described = json!({
         "delete_id": job.id,
-        "room_id": job.room,
+        "room_id": job.about,
         "status": status,
         "shutdown_room": job.report,
     });
@@ -186,7 +184,7 @@ async fn shutdowns_of(
     State(rooms): State<Arc<Rooms>>,
     Named(room): Named<OwnedRoomId>,
 ) -> Result<RawJson, ApiError> {
-    let jobs = rooms.shutdowns().of_room(&room);
+    let jobs = rooms.shutdowns().about(&room);
     if jobs.is_empty() {
         return Err(no_job());
     }

@@ -54,6 +54,11 @@ pub fn routes() -> Routes {
         )
         .operator(
             Method::POST,
+            "/_synapse/admin/v1/users/{user}/_allow_cross_signing_replacement_without_uia",
+            allow_replacing_keys,
+        )
+        .operator(
+            Method::POST,
             "/_synapse/admin/v1/deactivate/{user}",
             deactivate,
         )
@@ -242,6 +247,20 @@ async fn deactivate(
     end_account(&accounts, &rooms, federation, account, &user, wanted.erase).await?;
     Ok(RawJson::of(
         &json!({ "id_server_unbind_result": "success" }),
+    ))
+}
+
+async fn allow_replacing_keys(
+    _: Operator,
+    State(accounts): State<Arc<Accounts>>,
+    Named(user): Named<OwnedUserId>,
+) -> Result<RawJson, ApiError> {
+    let account = accounts.local_account(&user).await?;
+    let until = accounts.allow_replacing_keys(account).await?;
+    let until =
+        until.ok_or_else(|| ApiError::not_found("This user has no cross-signing master key."))?;
+    Ok(RawJson::of(
+        &json!({ "updatable_without_uia_before_ms": until }),
     ))
 }
 

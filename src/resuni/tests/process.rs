@@ -238,6 +238,15 @@ fn accounts_can_be_managed_with_and_without_a_running_server() {
     );
     let (done, said) = manage(here, &["user", "create", "alice"]);
     assert!(!done && said.contains("resuni: "), "{said}");
+    let (done, said) = manage(here, &["user", "create", "eve"]);
+    assert!(done, "{said}");
+    let (done, said) = manage(here, &["user", "deactivate", "eve", "--erase"]);
+    assert!(
+        done && said == "@eve:test.example is deactivated.\n",
+        "{said}"
+    );
+    let (done, said) = manage(here, &["user", "list", "--deactivated"]);
+    assert!(done && said == "@eve:test.example\tdeactivated\n", "{said}");
     server.signal("TERM");
     let folder = server.ended();
 
@@ -255,9 +264,37 @@ fn accounts_can_be_managed_with_and_without_a_running_server() {
     );
     let (done, said) = manage(here, &["user", "list"]);
     assert!(
-        done && said == "@alice:test.example\tadministrator\n",
+        done && said == "@alice:test.example\tadministrator\n@eve:test.example\tdeactivated\n",
         "{said}"
     );
+    let (done, said) = manage(here, &["user", "create", "bob"]);
+    assert!(done, "{said}");
+    for (filter, expected) in [
+        (&["--admins"][..], "@alice:test.example\tadministrator\n"),
+        (&["--name", "bo"], "@bob:test.example\n"),
+        (&["--admins", "--name", "bo"], ""),
+        (&["--locked"], ""),
+    ] {
+        let (done, said) = manage(here, &[&["user", "list"], filter].concat());
+        assert!(done && said == expected, "{filter:?}: {said}");
+    }
+    let (done, said) = manage(here, &["user", "set-admin", "bob"]);
+    assert!(done, "{said}");
+    let (done, said) = manage(here, &["user", "set-admin", "alice", "--off"]);
+    assert!(done, "{said}");
+    let (done, said) = manage(here, &["user", "list", "--admins"]);
+    assert!(
+        done && said == "@bob:test.example\tadministrator\n",
+        "{said}"
+    );
+    let (done, said) = manage(here, &["user", "login-token", "alice"]);
+    assert!(
+        done && said.starts_with("rsl_") && said.contains("2 minutes"),
+        "{said}"
+    );
+    // Nobody could take them out of their rooms.
+    let (done, said) = manage(here, &["user", "deactivate", "alice"]);
+    assert!(!done && said.contains("start it first"), "{said}");
 }
 
 #[test]

@@ -2,11 +2,15 @@
 
 pub mod blocked;
 mod files;
+mod jobs;
 mod list;
 mod power;
+mod redactions;
 mod servers;
 mod shutdown;
 
+pub use jobs::{Job, JobStatus, Jobs};
 pub use list::{RoomDescription, RoomOrder, RoomsQuery};
 pub use power::MadeAdmin;
-pub use shutdown::{Shutdown, ShutdownJob, ShutdownReport, ShutdownStatus, Shutdowns};
+pub use redactions::{Redaction, RedactionJob, RedactionReport, Redactions};
+pub use shutdown::{Shutdown, ShutdownJob, ShutdownReport, Shutdowns};

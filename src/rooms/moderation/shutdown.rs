@@ -1,14 +1,13 @@
 //! Taking all of our users out of a room.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use resuni_store::{Direction, ScanRange};
 use ruma::{OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use serde::Serialize;
 use serde_json::json;
 
+use super::jobs::{Job, JobStatus, Jobs};
 use crate::create_content::{CreateRoom, MemberProfile, Preset};
 use crate::error::RoomError;
 use crate::events::NewEvent;
@@ -19,10 +18,6 @@ use crate::types::{Membership, RoomNum, UserNum};
 
 /// Members read at a time.
 const PAGE: usize = 200;
-/// Jobs that are remembered; the oldest that are over are forgotten.
-const JOBS: usize = 1_000;
-/// How long they are, in milliseconds.
-const KEEP_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// How a room is shut down.
 #[derive(Debug, Clone)]
@@ -52,79 +47,11 @@ pub struct ShutdownReport {
     pub new_room_id: Option<OwnedRoomId>,
 }
 
-/// How far it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ShutdownStatus {
-    /// Under way.
-    Active,
-    /// Done.
-    Complete,
-    /// Given up, for this reason.
-    Failed(String),
-}
+/// The shutdown of a room.
+pub type ShutdownJob = Job<OwnedRoomId, ShutdownReport>;
 
-/// A shutdown, for who asks how far it is.
-#[derive(Debug, Clone)]
-pub struct ShutdownJob {
-    /// Its id.
-    pub id: String,
-    /// The room.
-    pub room: OwnedRoomId,
-    /// How far it is.
-    pub status: ShutdownStatus,
-    /// What came of it so far.
-    pub report: ShutdownReport,
-    /// When it began, in milliseconds since 1970.
-    began_ms: u64,
-}
-
-/// The shutdowns of this run of the server: after a restart nobody knows of them any more.
-#[derive(Debug, Default)]
-pub struct Shutdowns(Mutex<HashMap<String, ShutdownJob>>);
-
-impl Shutdowns {
-    fn insert(&self, job: ShutdownJob) {
-        let (mut jobs, now) = (self.0.lock(), job.began_ms);
-        jobs.retain(|_, job| {
-            job.status == ShutdownStatus::Active || now < job.began_ms.saturating_add(KEEP_MS)
-        });
-        if jobs.len() >= JOBS {
-            let over = jobs
-                .values()
-                .filter(|job| job.status != ShutdownStatus::Active);
-            let oldest = over
-                .min_by_key(|job| job.began_ms)
-                .map(|job| job.id.clone());
-            if let Some(oldest) = oldest {
-                jobs.remove(&oldest);
-            }
-        }
-        jobs.insert(job.id.clone(), job);
-    }
-
-    fn change(&self, id: &str, change: impl FnOnce(&mut ShutdownJob)) {
-        if let Some(job) = self.0.lock().get_mut(id) {
-            change(job);
-        }
-    }
-
-    /// One of them.
-    pub fn of_id(&self, id: &str) -> Option<ShutdownJob> {
-        self.0.lock().get(id).cloned()
-    }
-
-    /// Those of a room, oldest first.
-    pub fn of_room(&self, room: &RoomId) -> Vec<ShutdownJob> {
-        let jobs = self.0.lock();
-        let mut found: Vec<_> = jobs
-            .values()
-            .filter(|job| job.room == room)
-            .cloned()
-            .collect();
-        found.sort_by_key(|job| job.began_ms);
-        found
-    }
-}
+/// Those of this run of the server.
+pub type Shutdowns = Jobs<OwnedRoomId, ShutdownReport>;
 
 impl Rooms {
     /// The shutdowns of this run of the server.
@@ -144,35 +71,26 @@ impl Rooms {
         if self.reader().room_num(room).await?.is_none() {
             return Err(RoomError::NotFound(format!("there is no room {room} here")));
         }
-        let active = |job: &ShutdownJob| job.status == ShutdownStatus::Active;
-        if self.shutdowns.of_room(room).iter().any(active) {
+        if self.shutdowns.is_active(&room.to_owned()) {
             return Err(RoomError::bad(
                 "M_UNKNOWN",
                 "this room is being shut down already",
             ));
         }
-        let id = format!("{:032x}", rand::random::<u128>());
-        self.shutdowns.insert(ShutdownJob {
-            id: id.clone(),
-            room: room.to_owned(),
-            status: ShutdownStatus::Active,
-            report: ShutdownReport::default(),
-            began_ms: self.now_ms(),
-        });
+        let id = self.shutdowns.begin(room.to_owned(), self.now_ms());
         let (rooms, room, job) = (Arc::clone(self), room.to_owned(), id.clone());
         tokio::spawn(async move {
             let done = rooms.shut_down(&room, &how, |report| {
-                let report = report.clone();
-                rooms.shutdowns.change(&job, |job| job.report = report);
+                rooms.shutdowns.report(&job, report.clone());
             });
             let status = match done.await {
-                Ok(_) => ShutdownStatus::Complete,
+                Ok(_) => JobStatus::Complete,
                 Err(error) => {
                     tracing::warn!(%room, %error, "a room could not be shut down");
-                    ShutdownStatus::Failed(error.to_string())
+                    JobStatus::Failed(error.to_string())
                 }
             };
-            rooms.shutdowns.change(&job, |job| job.status = status);
+            rooms.shutdowns.end(&job, status);
         });
         Ok(id)
     }
