@@ -200,9 +200,10 @@ impl AppService {
         self.rooms.contains(room)
     }
 
-    /// Whether the rate limits hold for it (and for the users in its namespace).
-    pub fn is_rate_limited(&self) -> bool {
-        self.registration.rate_limited.unwrap_or(true)
+    /// Whether the rate limits hold for one of its users: "The sender is excluded" (Application Service API,
+    /// "Registration").
+    pub fn is_rate_limited(&self, user: &UserId) -> bool {
+        user != self.sender && self.registration.rate_limited.unwrap_or(true)
     }
 }
 

@@ -110,6 +110,8 @@ impl Config {
             ("login", limits.login),
             ("join", limits.join),
             ("invite", limits.invite),
+            ("keys", limits.keys),
+            ("federation", limits.federation),
             ("other", limits.other),
         ];
         for (key, rate) in rates {

@@ -174,6 +174,9 @@ settings! {
         /// Inviting and making rooms, per user.
         value invite: Rate = Rate { burst: 30, per_minute: 30 };
 
+        /// Uploading, asking for and claiming keys, and messages to devices, per user.
+        value keys: Rate = Rate { burst: 1000, per_minute: 3000 };
+
         /// Requests of other servers, per server.
         value federation: Rate = Rate { burst: 3000, per_minute: 18000 };
 

@@ -274,7 +274,7 @@ fn allow(caller: &Session, policy: Policy) -> Result<(), ApiError> {
 
 fn who(caller: &Session) -> Who {
     match &caller.appservice {
-        Some(service) if !service.is_rate_limited() => Who::Exempt,
+        Some(service) if !service.is_rate_limited(&caller.user_id) => Who::Exempt,
         _ => match caller.own_rate {
             Some(own) if own.is_unlimited() => Who::Exempt,
             Some(own) => Who::Own(caller.user_id.clone(), own),

@@ -29,6 +29,9 @@ pub enum Class {
     Join,
     /// Inviting, and creating rooms (which may invite).
     Invite,
+    /// Uploading, asking for and claiming keys, and messages to devices. The specification limits none of them, but they
+    /// are what makes other servers and other people's devices work.
+    Keys,
     /// Whatever other servers ask for.
     Federation,
 }
@@ -76,6 +79,8 @@ pub struct Rates {
     pub join: Rate,
     /// [`Class::Invite`]
     pub invite: Rate,
+    /// [`Class::Keys`]
+    pub keys: Rate,
     /// [`Class::Federation`]
     pub federation: Rate,
 }
@@ -93,6 +98,7 @@ impl Rates {
             login: rate(limits.login),
             join: rate(limits.join),
             invite: rate(limits.invite),
+            keys: rate(limits.keys),
             federation: rate(limits.federation),
         })
     }
@@ -111,6 +117,7 @@ struct Buckets {
     login: Limiter<Who>,
     join: Limiter<Who>,
     invite: Limiter<Who>,
+    keys: Limiter<Who>,
     federation: Limiter<Who>,
 }
 
@@ -125,6 +132,7 @@ impl Limits {
             login: limiter(rates.login),
             join: limiter(rates.join),
             invite: limiter(rates.invite),
+            keys: limiter(rates.keys),
             federation: limiter(rates.federation),
         });
         Limits { clock, buckets }
@@ -144,6 +152,7 @@ impl Limits {
             Class::Login => &buckets.login,
             Class::Join => &buckets.join,
             Class::Invite => &buckets.invite,
+            Class::Keys => &buckets.keys,
             Class::Federation => &buckets.federation,
         };
         let now = self.clock.now_ms();
@@ -182,6 +191,7 @@ mod tests {
             login: rate,
             join: rate,
             invite: rate,
+            keys: rate,
             federation: rate,
         };
         Limits::new(enabled.then_some(rates), Arc::new(SystemClock))
@@ -250,6 +260,10 @@ mod tests {
             fine(Class::Login, home());
         }
         fine(Class::Register, home());
+        // A message in an encrypted room of a thousand: the keys of all, and one for each device, twenty at a time.
+        for _ in 0..300 {
+            fine(Class::Keys, user());
+        }
         for second in 0..3_600 {
             clock.0.fetch_add(1_000, Relaxed);
             // Typing, a receipt, a search for a name, at each device.
@@ -281,6 +295,7 @@ mod tests {
             (Class::Send, user()),
             (Class::Join, user()),
             (Class::Invite, user()),
+            (Class::Keys, user()),
             (Class::Login, home()),
             (Class::Register, home()),
             (Class::Federation, far()),

@@ -6,6 +6,7 @@ mod edges;
 mod federation;
 mod guarded;
 mod keys;
+mod limited;
 mod mail;
 mod manners;
 mod media;

@@ -125,9 +125,6 @@ enum UserCommand {
     Deactivate {
         /// The part of the user id between the @ and the colon.
         name: String,
-        /// Ask that what they said be shown to nobody new.
-        #[arg(long)]
-        erase: bool,
         #[command(flatten)]
         file: SettingsFile,
     },
@@ -277,9 +274,8 @@ fn user(command: UserCommand) -> Result<ExitCode> {
             };
             operator::command(&file, &Request::ListUsers(wanted))
         }
-        UserCommand::Deactivate { name, erase, file } => {
-            let localpart = name;
-            operator::command(&file, &Request::Deactivate { localpart, erase })
+        UserCommand::Deactivate { name, file } => {
+            operator::command(&file, &Request::Deactivate { localpart: name })
         }
         UserCommand::SetAdmin { name, off, file } => {
             let (localpart, admin) = (name, !off);

@@ -43,7 +43,7 @@ pub(crate) enum Request {
     /// Accounts.
     ListUsers(Listed),
     /// An end to an account. Only a running server can take it out of its rooms.
-    Deactivate { localpart: String, erase: bool },
+    Deactivate { localpart: String },
     /// An administrator, or one no longer.
     SetAdmin { localpart: String, admin: bool },
     /// A token to log in with, once.
@@ -218,7 +218,7 @@ async fn execute(parts: &Answering, request: &Request) -> Reply {
             admin,
         } => create_user(accounts, localpart, password.as_deref(), *admin).await,
         Request::ListUsers(wanted) => list_users(accounts, wanted).await,
-        Request::Deactivate { localpart, erase } => deactivate(parts, localpart, *erase).await,
+        Request::Deactivate { localpart } => deactivate(parts, localpart).await,
         Request::SetAdmin { localpart, admin } => set_admin(accounts, localpart, *admin).await,
         Request::LoginToken { localpart } => login_token(accounts, localpart).await,
         Request::SetPassword {
@@ -330,7 +330,7 @@ async fn named(accounts: &Accounts, localpart: &str) -> Result<AccountNum> {
     account.with_context(|| format!("There is no account {localpart} on this server."))
 }
 
-async fn deactivate(parts: &Answering, localpart: &str, erase: bool) -> Result<Vec<String>> {
+async fn deactivate(parts: &Answering, localpart: &str) -> Result<Vec<String>> {
     let accounts = &*parts.accounts;
     let Some(rooms) = &parts.rooms else {
         bail!("The account has to be taken out of its rooms by a running server; start it first.");
@@ -339,7 +339,7 @@ async fn deactivate(parts: &Answering, localpart: &str, erase: bool) -> Result<V
     let user = accounts.user_of(account).await?;
     let user = user.with_context(|| format!("There is no account {localpart} on this server."))?;
     let federation = parts.federation.as_deref();
-    resuni_http::end_account(accounts, rooms, federation, account, &user, erase)
+    resuni_http::end_account(accounts, rooms, federation, account, &user, false)
         .await
         .map_err(|error| anyhow!(error.to_string()))?;
     Ok(vec![format!("{user} is deactivated.")])

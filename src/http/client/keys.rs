@@ -27,17 +27,19 @@ use super::{
 use crate::{
     error::ApiError,
     extract::{Answer, Policy, RawJson, Reply, Ruma, json_object},
+    limits::Class,
     routes::Routes,
 };
 
 /// The table of this section.
 pub fn routes() -> Routes {
+    let keys = Policy::GUEST.class(Class::Keys);
     Routes::new()
-        .guest(upload)
-        .guest(query)
-        .guest(claim)
+        .with(keys, upload)
+        .with(keys, query)
+        .with(keys, claim)
         .with(Policy::CLIENT.confirmed(), upload_cross_signing)
-        .on(sign)
+        .with(Policy::CLIENT.class(Class::Keys), sign)
         .guest(changes)
 }
 

@@ -11,13 +11,14 @@ use serde_json::{Map, Value};
 
 use crate::{
     error::ApiError,
-    extract::{Answer, Reply, Ruma},
+    extract::{Answer, Policy, Reply, Ruma},
+    limits::Class,
     routes::Routes,
 };
 
 /// The table of this section.
 pub fn routes() -> Routes {
-    Routes::new().guest(send)
+    Routes::new().with(Policy::GUEST.class(Class::Keys), send)
 }
 
 /// The body as it came: contents, which are objects, by user and device.

@@ -240,7 +240,7 @@ fn accounts_can_be_managed_with_and_without_a_running_server() {
     assert!(!done && said.contains("resuni: "), "{said}");
     let (done, said) = manage(here, &["user", "create", "eve"]);
     assert!(done, "{said}");
-    let (done, said) = manage(here, &["user", "deactivate", "eve", "--erase"]);
+    let (done, said) = manage(here, &["user", "deactivate", "eve"]);
     assert!(
         done && said == "@eve:test.example is deactivated.\n",
         "{said}"
