@@ -12,6 +12,7 @@ use crate::state_at::StateView;
 use crate::tables::{MEMBERS, ROOMS, USER_ROOMS, UserRoom};
 use crate::types::{EventNum, Membership, RoomNum, UserNum};
 use crate::view::RoomView;
+use crate::visibility::MAX_STEPS;
 use crate::visibility::membership_of;
 
 /// How many heroes a room has (spec: `RoomSummary`, `m.heroes`).
@@ -346,20 +347,24 @@ impl RoomView {
         if !matches!(row.membership, Membership::Leave | Membership::Ban) {
             return Ok(None);
         }
-        let event = self.reader.event_row(row.event).await?;
-        if event.room != self.num() {
-            return Ok(None);
+        // What came after the leaving takes nothing away: a ban, an invite that was declined. Who did nothing but decline
+        // never saw the state.
+        let mut leaving = row.event;
+        for _ in 0..MAX_STEPS {
+            let event = self.reader.event_row(leaving).await?;
+            let Some(key) = event.state_key.filter(|_| event.room == self.num()) else {
+                return Ok(None);
+            };
+            let root = self.reader.snap(event.snap_before).await?.root;
+            let Some(before) = crate::tree::get(&self.reader, root, key).await? else {
+                return Ok(None);
+            };
+            if membership_of(&self.reader.pdu(before).await?) == Some(Membership::Join) {
+                return Ok(Some(self.state_at_snap(event.snap_after)));
+            }
+            leaving = before;
         }
-        // Who only declined an invite never saw the state.
-        let Some(key) = event.state_key else {
-            return Ok(None);
-        };
-        let root = self.reader.snap(event.snap_before).await?.root;
-        let Some(before) = crate::tree::get(&self.reader, root, key).await? else {
-            return Ok(None);
-        };
-        let was_joined = membership_of(&self.reader.pdu(before).await?) == Some(Membership::Join);
-        Ok(was_joined.then(|| self.state_at_snap(event.snap_after)))
+        Ok(None)
     }
 
     /// The current state of the room at a position, for `members?at=` and the state of a sync.

@@ -19,7 +19,7 @@ use crate::types::{EventNum, Membership, SnapNum, StateKeyNum, TimelineToken};
 use crate::view::{RoomView, StoredEvent};
 
 /// How many changes of a membership are walked back to find when somebody was last joined.
-const MAX_STEPS: usize = 64;
+pub(crate) const MAX_STEPS: usize = 64;
 
 /// A user who reads a room.
 pub struct Viewer {

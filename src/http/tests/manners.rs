@@ -271,6 +271,18 @@ async fn who_is_banned_after_leaving_sees_that_in_a_first_sync() {
         assert_eq!(seen, expected, "{timeline}");
         assert!(timeline["events"].as_array().unwrap().len() <= limit);
     }
+    // What they could read before the ban they can still read, and nothing else.
+    let seen = server.get(&path("messages?dir=b"), &bob).await.ok();
+    assert!(!seen.to_string().contains("not for bob"), "{seen}");
+    let me = path("state/m.room.member/@bob:example.org");
+    assert_eq!(server.get(&me, &bob).await.ok()["membership"], "leave");
+    let carol = server.user("carol").await;
+    let ban = json!({ "user_id": "@carol:example.org" });
+    server.post(&path("ban"), &alice, ban).await.ok();
+    server
+        .get(&path("messages?dir=b"), &carol)
+        .await
+        .fails(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
