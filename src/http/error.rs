@@ -218,7 +218,9 @@ impl ApiError {
                 if message.starts_with("missing field") {
                     ApiError::missing_param(message)
                 } else {
-                    ApiError::invalid_param(message)
+                    ApiError::invalid_param(format!(
+                        "A parameter of the query can't be read: {message}."
+                    ))
                 }
             }
             FromHttpRequestError::Deserialization(error) => {
