@@ -3,8 +3,9 @@
 //! A session is bound to the user, the method and the path of its first request, and, from its
 //! first completed stage on, to the body: what was confirmed with a password can't be exchanged
 //! for something else. (Until then the body may change: clients often ask with an empty one to
-//! learn the flows.) A session holds no password and no body, only a keyed hash of it. It ends
-//! with its success, or by time.
+//! learn the flows.) A session holds no password and no body, only a keyed hash of it: but for a
+//! registration, whose first body is kept, since clients (Element Android for one) say it only once
+//! and then send no more than `auth`. It ends with its success, or by time.
 
 use std::collections::HashMap;
 
@@ -26,6 +27,8 @@ use crate::{
 const LIFETIME_MS: u64 = 15 * 60_000;
 /// Sessions at a time. Beyond it, those who begin are told to come later.
 const SESSIONS: usize = 16_384;
+/// A longer body is not kept, in bytes of JSON. Clients send a few hundred.
+const KEPT: usize = 2_048;
 /// How long they are told to wait.
 const RETRY_AFTER_MS: u64 = 10_000;
 
@@ -116,7 +119,6 @@ pub struct UiaChallenge {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'static str>,
     /// The stages that are done.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub completed: Vec<Stage>,
     /// The ways to go.
     pub flows: Vec<Flow>,
@@ -140,6 +142,8 @@ struct UiaSession {
     path: String,
     /// The keyed hash of the body, once a stage is done.
     body: Option<[u8; 32]>,
+    /// What somebody who has no account yet said first, without `auth`.
+    said: Map<String, Value>,
     completed: Vec<Stage>,
     /// The ways to go, as they were told last.
     flows: Vec<Flow>,
@@ -161,6 +165,7 @@ impl UiaSessions {
             method: request.method.to_owned(),
             path: request.path.to_owned(),
             body: None,
+            said: said(request),
             completed: Vec::new(),
             flows: Vec::new(),
             done: UiaDone::default(),
@@ -324,6 +329,23 @@ impl Accounts {
             return self.challenge(new_id()?, session, flows, EXPIRED);
         }
         self.challenge(id, session, flows, checked)
+    }
+
+    /// Adds to the body of a request what its session was told first and the request leaves out. Sessions of those who
+    /// have an account keep nothing, and give nothing.
+    pub fn uia_recall(&self, body: &mut Map<String, Value>) {
+        let auth = body.get("auth").and_then(|auth| auth.get("session"));
+        let Some(id) = auth.and_then(Value::as_str) else {
+            return;
+        };
+        let sessions = self.uia.sessions.lock();
+        let session = sessions.get(id);
+        let Some(session) = session.filter(|session| self.now_ms() < session.expires_ms) else {
+            return;
+        };
+        for (key, value) in &session.said {
+            body.entry(key.clone()).or_insert_with(|| value.clone());
+        }
     }
 
     fn challenge(
@@ -490,6 +512,19 @@ impl Accounts {
             Some(localpart) => self.find(&localpart).await? == account,
             None => false,
         })
+    }
+}
+
+/// What is kept of the first body of a session.
+fn said(request: &UiaRequest<'_>) -> Map<String, Value> {
+    if request.account.is_some() {
+        return Map::new();
+    }
+    let members = request.body.iter().filter(|(key, _)| *key != "auth");
+    let said = Map::from_iter(members.map(|(key, value)| (key.clone(), value.clone())));
+    match serde_json::to_vec(&said) {
+        Ok(json) if json.len() <= KEPT => said,
+        _ => Map::new(),
     }
 }
 

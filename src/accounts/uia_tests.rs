@@ -90,6 +90,7 @@ async fn a_password_confirms_a_request_once() {
     assert_eq!(
         serde_json::to_value(&first).unwrap(),
         json!({
+            "completed": [],
             "flows": [{"stages": ["m.login.password"]}],
             "params": {},
             "session": first.session,

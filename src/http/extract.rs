@@ -135,6 +135,24 @@ where
     pub from: ClientAddr,
 }
 
+impl<R> Ruma<R>
+where
+    R: IncomingRequest<Authentication: Authenticate>,
+{
+    /// Puts another body in the place of the one that came, but for `auth`, which is in `raw` alone. For endpoints to be
+    /// confirmed whose path names nothing.
+    pub fn replace_body(&mut self, body: &Map<String, Value>) -> Result<(), ApiError> {
+        self.raw = serde_json::to_vec(body).map_err(ApiError::internal)?.into();
+        let bytes = without(&self.raw, "auth")?;
+        let mut request = http::Request::new(bytes.as_slice());
+        *request.method_mut() = R::METHOD;
+        *request.uri_mut() = self.uri.clone();
+        self.body = R::try_from_http_request(request, &[] as &[&str])
+            .map_err(|error| ApiError::unreadable(error, &self.raw))?;
+        Ok(())
+    }
+}
+
 impl<R> FromRequest<AppState> for Ruma<R>
 where
     R: IncomingRequest<Authentication: Authenticate> + Send,

@@ -71,6 +71,7 @@ impl Context<'_> {
         let span = Span {
             since: self.known_state(&view, known).await?,
             now,
+            came_whole,
         };
         let state = self.state(&view, span, &timeline).await?;
         let sticky = self
@@ -185,7 +186,7 @@ impl Context<'_> {
         }
         let events = &timeline.events;
         let lazy = filter::lazy(wanted);
-        let members = lazy.then(|| state::needed(events, self.who.user));
+        let members = (lazy && span.is_first_look()).then(|| state::needed(events, self.who.user));
         let nums = if self.request.use_state_after {
             state::after_timeline(view, span, &members).await?
         } else {

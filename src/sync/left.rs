@@ -51,7 +51,12 @@ impl Context<'_> {
         let was_member = known.is_some() || view.readable_state(self.who.user).await.is_ok();
         let state = if was_member {
             let now = view.snapshot_at(end).await?;
-            self.state(&view, Span { since, now }, &timeline).await?
+            let span = Span {
+                since,
+                now,
+                came_whole: false,
+            };
+            self.state(&view, span, &timeline).await?
         } else {
             Vec::new()
         };

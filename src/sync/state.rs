@@ -19,10 +19,20 @@ pub(crate) struct Span {
     pub since: SnapNum,
     /// The room's state at the end of the answer.
     pub now: SnapNum,
+    /// Between them the members arrived that a partial join (MSC3902) had left out: they are no news.
+    pub came_whole: bool,
 }
 
-/// Whose member events are wanted: everybody's, or, for a client that loads members lazily, only
-/// its own and those of the timeline's senders.
+impl Span {
+    /// Whether a client that loads members lazily is told of those alone that it needs. In what follows it keeps its
+    /// list by what changes, senders or not (spec, "Lazy-loading room members").
+    pub fn is_first_look(&self) -> bool {
+        self.since == SnapNum::EMPTY || self.came_whole
+    }
+}
+
+/// Whose member events are wanted: everybody's, or, for the first look of a client that loads members
+/// lazily, only its own and those of the timeline's senders.
 pub(crate) type Members<'a> = Option<BTreeSet<&'a str>>;
 
 /// The users whose member events a lazily loading client needs.

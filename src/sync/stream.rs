@@ -16,6 +16,7 @@ use crate::{
     answer::{list, typed},
     changes::Changes,
     error::SyncError,
+    token::BadToken,
 };
 
 /// The most events of one answer; the next one goes on after the last of them.
@@ -30,6 +31,17 @@ pub struct StreamRequest {
     pub room: Option<OwnedRoomId>,
     /// How long to wait for an event. Nothing waits longer than [`MAX_TIMEOUT`].
     pub timeout: Duration,
+}
+
+impl StreamRequest {
+    /// Reads `from`: `end` of an answer of `/events` or `/initialSync`, or the `end` of a room's messages in the latter,
+    /// with which old clients begin to look into a room.
+    pub fn place(text: &str) -> Result<SyncToken, BadToken> {
+        text.parse().or_else(|_| {
+            let messages: TimelineToken = text.parse().map_err(|_| BadToken)?;
+            Ok(SyncToken::at(messages.position, 0))
+        })
+    }
 }
 
 /// Events by the position they arrived at.

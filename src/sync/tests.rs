@@ -449,6 +449,64 @@ async fn lazy_members_are_those_of_the_senders() {
     assert_eq!(members, ["@alice:h", "@bob:h"]);
 }
 
+/// "The member list for the room is then maintained by the state in subsequent incremental responses": who comes or goes
+/// where the timeline has a gap is told, though they said nothing.
+#[tokio::test]
+async fn lazy_members_are_told_of_who_comes_and_goes_in_a_gap() {
+    let home = Home::new().await;
+    let (alice, bob) = (home.person("alice").await, home.person("bob").await);
+    let carol = home.person("carol").await;
+    let room = home.room(&alice).await;
+    home.join(&room, &bob).await;
+    let lazy = |request: &mut SyncRequest| {
+        request.filter = serde_json::from_value(json!({ "room": {
+            "state": { "lazy_load_members": true }, "timeline": { "limit": 2 },
+        } }))
+        .unwrap();
+    };
+    let told = |answer: &Value| {
+        let room = &answer["rooms"]["join"][room.as_str()];
+        assert_eq!(room["timeline"]["limited"], true);
+        let mut members: Vec<String> = room["state"]["events"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|event| event["type"] == "m.room.member")
+            .map(|event| {
+                let membership = event["content"]["membership"].as_str().unwrap();
+                format!("{} {membership}", event["state_key"].as_str().unwrap())
+            })
+            .collect();
+        members.sort_unstable();
+        (members, room["summary"]["m.joined_member_count"].clone())
+    };
+    let first = home.sync_with(&alice, "", lazy).await;
+    home.join(&room, &carol).await;
+    for n in 0..5 {
+        home.say(&room, &bob, &n.to_string()).await;
+    }
+    let came = home.sync_with(&alice, next(&first), lazy).await;
+    assert_eq!(
+        told(&came),
+        (
+            vec!["@bob:h join".to_owned(), "@carol:h join".to_owned()],
+            json!(3)
+        )
+    );
+    home.rooms.leave(&room, &carol.id, None).await.unwrap();
+    for n in 5..10 {
+        home.say(&room, &bob, &n.to_string()).await;
+    }
+    let left = home.sync_with(&alice, next(&came), lazy).await;
+    assert_eq!(
+        told(&left),
+        (
+            vec!["@bob:h join".to_owned(), "@carol:h leave".to_owned()],
+            json!(2)
+        )
+    );
+}
+
 /// The promise that everything else rests on: whatever is written meanwhile, following the tokens
 /// brings each event once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

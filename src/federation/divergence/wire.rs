@@ -57,7 +57,8 @@ pub mod transaction {
     /// What became of the events.
     #[response]
     pub struct Response {
-        /// By event.
+        /// By event. Servers that say nothing of them, as some do, have taken them all the same.
+        #[serde(default, deserialize_with = "super::if_well_formed")]
         pub pdus: BTreeMap<OwnedEventId, Outcome>,
     }
 
@@ -225,10 +226,11 @@ pub fn accumulated(answer: &accumulator::Response) -> Option<StateHash> {
     )
 }
 
-/// The hashes, or none if they are not what they should be.
-fn if_well_formed<'de, D>(deserializer: D) -> Result<Hashes, D::Error>
+/// What is there, or nothing if it is not what it should be.
+fn if_well_formed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
+    T: serde::de::DeserializeOwned + Default,
 {
     let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
     Ok(serde_json::from_str(raw.get()).unwrap_or_default())
@@ -240,10 +242,24 @@ pub type Hashes = BTreeMap<OwnedEventId, ruma::serde::Raw<Told>>;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use ruma::api::IncomingRequestExt as _;
+    use ruma::api::{IncomingRequestExt as _, IncomingResponseExt as _};
     use serde_json::{Value, json};
 
-    use super::transaction::Request;
+    use super::transaction::{Request, Response};
+
+    /// A transaction that was answered has arrived, whatever the answer leaves out: otherwise it would be sent for ever.
+    #[test]
+    fn an_answer_without_outcomes_is_one() {
+        for body in ["{}", r#"{"pdus":null}"#, r#"{"pdus":{"$a":7}}"#] {
+            let response = http::Response::new(body.as_bytes());
+            let answer = Response::try_from_http_response(response).unwrap();
+            assert!(answer.pdus.is_empty(), "{body}");
+        }
+        let refused = r#"{"pdus":{"$a":{"error":"no"}}}"#;
+        let response = http::Response::new(refused.as_bytes());
+        let answer = Response::try_from_http_response(response).unwrap();
+        assert_eq!(answer.pdus.len(), 1);
+    }
 
     fn read(hashes: Value) -> Request {
         let body = json!({ "origin": "a.test", "origin_server_ts": 1, "pdus": [{}],

@@ -7,6 +7,7 @@ use axum::extract::State;
 use bytes::Bytes;
 use resuni_accounts::Session;
 use resuni_sync::{StreamRequest, Sync, Who};
+use ruma::UInt;
 
 use super::rooms::{Reading, form, limit, unknown_event};
 use crate::{
@@ -166,7 +167,7 @@ async fn stream(
     Ruma { body, caller, .. }: Ruma<events::Request>,
 ) -> Result<RawJson, ApiError> {
     let from = body.from.as_deref().filter(|from| !from.is_empty());
-    let from = from.map(str::parse).transpose();
+    let from = from.map(StreamRequest::place).transpose();
     let request = StreamRequest {
         from: from.map_err(|_| ApiError::invalid_param("`from` is not a token of a stream."))?,
         room: body.room_id,
@@ -194,7 +195,12 @@ async fn everything(
     State(sync): State<Arc<Sync>>,
     Ruma { body, caller, .. }: Ruma<initial::Request>,
 ) -> Result<RawJson, ApiError> {
-    let limit = body.limit.map_or(DEFAULT_LIMIT, limit);
+    // None at all may be wanted here.
+    let limit = match body.limit {
+        Some(UInt::MIN) => 0,
+        Some(asked) => limit(asked),
+        None => DEFAULT_LIMIT,
+    };
     let all = sync.initial(who(&caller), limit, body.archived).await?;
     Ok(RawJson(all.into()))
 }

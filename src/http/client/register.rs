@@ -16,7 +16,7 @@ use ruma::api::client::account::{
 use super::uia::Unconfirmed;
 use crate::{
     error::ApiError,
-    extract::{Answer, Policy, Reply, Ruma, Sparse},
+    extract::{Answer, Policy, Reply, Ruma, Sparse, json_object},
     limits::Class,
     routes::Routes,
     state::{Registration, Settings},
@@ -34,8 +34,9 @@ async fn register(
     State(accounts): State<Arc<Accounts>>,
     State(mail): State<Option<Arc<Mailer>>>,
     State(settings): State<Arc<Settings>>,
-    request: Ruma<register::v3::Request>,
+    mut request: Ruma<register::v3::Request>,
 ) -> Result<Sparse<register::v3::Response>, ApiError> {
+    recall(&accounts, &mut request)?;
     let body = &request.body;
     let account = match (&body.login_type, &body.kind) {
         (Some(LoginType::ApplicationService), _) => {
@@ -70,6 +71,17 @@ async fn register(
         response.expires_in = login.expires_in_ms.map(Duration::from_millis);
     }
     Ok(Sparse(response))
+}
+
+/// Adds what the client said when it began, and does not say again while it confirms.
+fn recall(accounts: &Accounts, request: &mut Ruma<register::v3::Request>) -> Result<(), ApiError> {
+    let mut body = json_object(&request.raw)?;
+    let members = body.len();
+    accounts.uia_recall(&mut body);
+    if body.len() > members {
+        request.replace_body(&body)?;
+    }
+    Ok(())
 }
 
 /// A user of an application service: no password, no confirmation.

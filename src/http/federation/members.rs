@@ -29,6 +29,51 @@ use crate::{
     routes::Routes,
 };
 
+/// `PUT /v1/invite`, whose body is the event. ruma's type wants `origin` in it, which events have no more.
+mod old_invite {
+    use ruma::{
+        OwnedEventId, OwnedRoomId,
+        api::{
+            federation::{authentication::ServerSignatures, membership::RawStrippedState},
+            metadata, request, response,
+        },
+    };
+    use serde::{Deserialize, Serialize};
+
+    metadata! {
+        method: PUT,
+        rate_limited: false,
+        authentication: ServerSignatures,
+        path: "/_matrix/federation/v1/invite/{room_id}/{event_id}",
+    }
+
+    /// An invite.
+    #[request]
+    pub struct Request {
+        /// The room.
+        #[ruma_api(path)]
+        pub room_id: OwnedRoomId,
+        /// The event's id.
+        #[ruma_api(path)]
+        pub event_id: OwnedEventId,
+        /// What is not signed: the state of the room.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub unsigned: Option<Unsigned>,
+    }
+
+    /// What is not signed of an invite.
+    #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+    pub struct Unsigned {
+        /// The state of the room.
+        #[serde(default)]
+        pub invite_room_state: Vec<RawStrippedState>,
+    }
+
+    /// Written by hand.
+    #[response]
+    pub struct Response {}
+}
+
 /// The table of this section.
 pub fn routes() -> Routes {
     let join_v1 = ["/_matrix/federation/v1/send_join/{room_id}/{event_id}"];
@@ -134,7 +179,7 @@ async fn invite_v1(
     On(federation): On,
     Ruma {
         body, caller, raw, ..
-    }: Ruma<create_invite::v1::Request>,
+    }: Ruma<old_invite::Request>,
 ) -> Result<RawJson, ApiError> {
     let event: Box<RawValue> = serde_json::from_slice(&raw)
         .map_err(|error: serde_json::Error| ApiError::unreadable(error.into(), &raw))?;
@@ -143,7 +188,7 @@ async fn invite_v1(
         body.event_id,
         RoomVersionId::V1,
         event,
-        body.unsigned.invite_room_state,
+        body.unsigned.unwrap_or_default().invite_room_state,
     );
     in_v1(federation.invites.take(&caller, request).await?)
 }

@@ -33,6 +33,54 @@ async fn registering_asks_for_confirmation_and_goes_on_with_the_session() {
     assert_eq!(me["user_id"], "@alice:example.org");
 }
 
+/// Element Android says who it wants to be once, and then sends no more than `auth`.
+#[tokio::test]
+async fn what_was_said_first_need_not_be_said_again() {
+    let server = Server::start().await;
+    let body = json!({ "username": "alice", "password": "correct horse", "device_id": "PHONE",
+        "initial_device_display_name": "a phone" });
+    let got = server.ask(Method::POST, REGISTER, None, body).await;
+    assert_eq!(got.status.as_u16(), 401);
+    let auth = json!({ "type": "m.login.dummy", "session": got.body["session"] });
+    let only = json!({ "auth": auth });
+    let got = server.ask(Method::POST, REGISTER, None, only.clone()).await;
+    let got = got.ok();
+    assert_eq!(
+        (&got["user_id"], &got["device_id"]),
+        (&json!("@alice:example.org"), &json!("PHONE"))
+    );
+    let token = got["access_token"].as_str().unwrap();
+    let device = server
+        .get("/_matrix/client/v3/devices/PHONE", token)
+        .await
+        .ok();
+    assert_eq!(device["display_name"], "a phone");
+    // The session is over, and what it was told with it.
+    let got = server.ask(Method::POST, REGISTER, None, only).await;
+    assert_eq!(got.status.as_u16(), 401);
+}
+
+/// The name was written as `user` before there were identifiers.
+#[tokio::test]
+async fn a_password_is_confirmed_in_the_old_form_too() {
+    let server = Server::start().await;
+    let alice = server.user("alice").await;
+    let me = server.get(WHOAMI, &alice).await.ok();
+    let device = me["device_id"].as_str().unwrap();
+    let path = format!("/_matrix/client/v3/devices/{device}");
+    let wrong =
+        json!({ "auth": { "type": "m.login.password", "user": "alice", "password": "no" } });
+    let got = server.ask(Method::DELETE, &path, Some(&alice), wrong).await;
+    assert_eq!(
+        (got.status.as_u16(), &got.body["completed"]),
+        (401, &json!([]))
+    );
+    let right = json!({ "auth": { "type": "m.login.password", "user": "alice",
+        "password": "correct horse" } });
+    let got = server.ask(Method::DELETE, &path, Some(&alice), right).await;
+    got.ok();
+}
+
 #[tokio::test]
 async fn names_that_can_not_be_had() {
     let server = Server::start().await;
