@@ -195,9 +195,12 @@ impl People {
         let version = self.versions.bans;
         let room = self.room(version, "public_chat", json!({})).await?;
         self.comes(&room).await?;
+        // Synapse never has all of a room that it was put out of while the members were still arriving.
+        self.agree(&room).await.context("before the kick")?;
         anna.membership(&room, "kick", Some(ben.user())).await?;
         wait_until_out(ben, &room, "leave").await?;
         self.comes(&room).await.context("after the kick")?;
+        self.agree(&room).await.context("before the ban")?;
         anna.membership(&room, "ban", Some(ben.user())).await?;
         wait_until_out(ben, &room, "ban").await?;
         ensure!(
