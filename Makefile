@@ -135,9 +135,9 @@ bench: ## measure Resuni and Synapse on this machine; writes docs/performance.md
 	$(RELEASE)/resuni-bench --out docs/performance.md --remarks src/bench/remarks.md
 
 bench-rooms: ## measure what the size of a room costs, up to 50,000 members; writes docs/performance-rooms.md
-	@$(SETUP) build
+	@$(SETUP) build bench
 	@$(ROCKS) cargo build --release --locked -p resuni -p resuni-bench
-	$(RELEASE)/resuni-bench --servers resuni --size rooms --out docs/performance-rooms.md --remarks src/bench/remarks-rooms.md
+	$(RELEASE)/resuni-bench --servers synapse,resuni --size rooms --out docs/performance-rooms.md --remarks src/bench/remarks-rooms.md
 
 deb: ## a Debian package in $CARGO_TARGET_DIR/debian
 	@$(SETUP) build deb

@@ -136,24 +136,33 @@ impl Serve {
     }
 
     /// As [`Serve::shared_room`], also for a server that was in the room at each of these events: what
-    /// put it out it can only take in if it can have what that builds on.
+    /// put it out it can only take in if it can have what that builds on. And also once we have left: what we said last
+    /// is worth nothing to who can't have what came before it.
     async fn room_at(
         &self,
         origin: &ServerName,
         room: &RoomId,
         events: &[OwnedEventId],
     ) -> Result<RoomView, FederationError> {
-        let view = self.room(origin, room).await?;
-        if view.has_server(origin).await? {
-            return Ok(view);
+        let view = self.rooms.view(room).await?;
+        let view = view.ok_or_else(|| unknown_room(room))?;
+        let is_ours = view.has_server(&self.own).await?;
+        if is_ours {
+            acl::require(&view, origin).await?;
+            if view.has_server(origin).await? {
+                return Ok(view);
+            }
         }
         let mut was_in = (1..=MAX_PAST).contains(&events.len());
         for event in events {
             was_in = was_in && view.had_server(origin, event).await?;
         }
-        match was_in {
-            true => Ok(view),
-            false => Err(not_in_room(origin)),
+        match (was_in, is_ours) {
+            (true, true) => Ok(view),
+            // To all others a room that we have left is one that we don't know.
+            (true, false) if acl::require(&view, origin).await.is_ok() => Ok(view),
+            (false, true) => Err(not_in_room(origin)),
+            _ => Err(unknown_room(room)),
         }
     }
 
