@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use resuni_dag::JoinRule;
-use resuni_rooms::{RoomNum, UserNum};
+use resuni_rooms::{RoomNum, RoomView, UserNum};
 use resuni_store::{Direction, ScanRange, Snapshot};
 use ruma::{OwnedUserId, UserId};
 
@@ -114,11 +114,11 @@ impl Search {
         };
         let user_id = view.user_id(user).await?;
         let known = match looking.rooms.get(&room) {
+            // In a room that everybody may know of one is found, too, but nobody looks for themselves among their friends.
+            _ if user_id == looking.reader => is_open(&view).await?,
             Some(known) => *known,
             None => {
-                let known = view.joined(looking.reader).await?
-                    || view.join_rule().await? == JoinRule::Public
-                    || view.world_readable().await?;
+                let known = view.joined(looking.reader).await? || is_open(&view).await?;
                 *looking.rooms.entry(room).or_insert(known)
             }
         };
@@ -141,4 +141,9 @@ impl Search {
             avatar: person.avatar,
         }))
     }
+}
+
+/// Whether everybody may know who is in the room.
+async fn is_open(view: &RoomView) -> Result<bool, SearchError> {
+    Ok(view.join_rule().await? == JoinRule::Public || view.world_readable().await?)
 }
