@@ -18,6 +18,7 @@ use crate::{
     incoming::Incoming,
     ingest::{Ingest, IngestParts},
     invites::{Invites, InvitesParts},
+    joining::Joining,
     key_cache::KeyCache,
     network::Network,
     policy::PolicyServers,
@@ -161,6 +162,7 @@ impl Federation {
         .await?;
         let key_cache = KeyCache::new(Arc::clone(&rooms), Arc::clone(&accounts));
         let resyncs = Resyncs::new(Arc::clone(&rooms), Arc::clone(&fetcher), stop.clone());
+        let joining = Arc::new(Joining::default());
         let ingest = Ingest::open(IngestParts {
             rooms: Arc::clone(&rooms),
             accounts: Arc::clone(&accounts),
@@ -170,6 +172,7 @@ impl Federation {
             invites: Arc::clone(&invites),
             divergences: Arc::clone(&divergences),
             unverified: Arc::clone(&unverified),
+            joining: Arc::clone(&joining),
             typing: Arc::clone(&typing),
             clock: Arc::clone(&clock),
             stop,
@@ -182,6 +185,7 @@ impl Federation {
             Arc::clone(client),
             checker.clone(),
             (Arc::clone(&clock), Arc::clone(&resyncs), notes),
+            joining,
         );
         let third_party = ThirdPartyInvites::new(ThirdPartyParts {
             own: server_name.clone(),

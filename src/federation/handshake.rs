@@ -1,18 +1,13 @@
 //! Into and out of rooms by way of a server that is in them: joins, knocks, and leaving what one never
 //! was in (server-server API, "Joining Rooms", "Knocking upon a room", "Leaving Rooms").
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use resuni_dag::{Draft, Pdu, Reference, RoomRules, SUPPORTED, SigningKey, sign};
 use resuni_rooms::{Omitted, OutOfBand, Received, RestrictedJoin, RoomError, Rooms};
 use resuni_store::SharedClock;
 use ruma::{
-    OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
+    OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
     api::federation::membership::{
         RawStrippedState, create_join_event::v2 as send_join, create_knock_event::v1 as send_knock,
         create_leave_event::v2 as send_leave, prepare_join_event::v1 as make_join,
@@ -26,6 +21,7 @@ use crate::{
     client::{Client, Terms},
     error::FederationError,
     invites::{json_list, stripped_of},
+    joining::Joining,
     keys::Needed,
     lookup,
     resync::Resyncs,
@@ -99,7 +95,7 @@ pub struct Handshakes {
     resyncs: Arc<Resyncs>,
     notes: Arc<Notes>,
     /// One join per room at a time.
-    joining: Mutex<HashMap<OwnedRoomId, Arc<tokio::sync::Mutex<()>>>>,
+    joining: Arc<Joining>,
 }
 
 impl Handshakes {
@@ -112,6 +108,7 @@ impl Handshakes {
         client: Arc<Client>,
         checker: Checker,
         (clock, resyncs, notes): (SharedClock, Arc<Resyncs>, Arc<Notes>),
+        joining: Arc<Joining>,
     ) -> Self {
         Self {
             own,
@@ -122,7 +119,7 @@ impl Handshakes {
             clock,
             resyncs,
             notes,
-            joining: Mutex::default(),
+            joining,
         }
     }
 
@@ -133,7 +130,7 @@ impl Handshakes {
     /// does not know it or is out of reach.
     pub async fn join(&self, handshake: Handshake<'_>) -> Result<Joined, FederationError> {
         let handshake = &handshake;
-        let turn = self.turn(handshake.room);
+        let turn = self.joining.turn(handshake.room);
         let _turn = turn.lock().await;
         if let Some(view) = self.rooms.participating(handshake.room).await? {
             // Who asks us although we are in the room can only mean a restricted one, in which another
@@ -228,12 +225,6 @@ impl Handshakes {
         };
         let event = sign(draft, rules, &self.own, &self.key).map_err(RoomError::from)?;
         Ok((rules.version.clone(), event))
-    }
-
-    fn turn(&self, room: &RoomId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut joining = self.joining.lock();
-        joining.retain(|_, turn| Arc::strong_count(turn) > 1);
-        Arc::clone(joining.entry(room.to_owned()).or_default())
     }
 
     /// Tries one server after the other.

@@ -37,6 +37,7 @@ use crate::{
     error::FederationError,
     fetch::Fetcher,
     invites::Invites,
+    joining::Joining,
     tables::{STAGED, Staged},
     unverified::Unverified,
 };
@@ -67,6 +68,7 @@ pub struct Ingest {
     divergences: Arc<Divergences>,
     unverified: Arc<Unverified>,
     edus: edus::Receivers,
+    joining: Arc<Joining>,
     clock: SharedClock,
     stop: CancellationToken,
     answers: Cache<(OwnedServerName, String), Answer>,
@@ -92,6 +94,8 @@ pub struct IngestParts {
     pub divergences: Arc<Divergences>,
     /// Completes states that lack events of a server.
     pub unverified: Arc<Unverified>,
+    /// The joins under way.
+    pub joining: Arc<Joining>,
     /// Who types.
     pub typing: Arc<Typing>,
     /// The time.
@@ -115,6 +119,7 @@ impl Ingest {
             invites,
             divergences,
             unverified,
+            joining,
             typing,
             clock,
             stop,
@@ -144,6 +149,7 @@ impl Ingest {
             divergences,
             unverified,
             edus,
+            joining,
             clock,
             stop,
             answers: Cache::new(ANSWERS),
@@ -264,6 +270,11 @@ impl Ingest {
         room: OwnedRoomId,
         raws: Vec<Box<RawValue>>,
     ) -> Results {
+        if self.joining.is_under_way(&room)
+            && let Ok(None) = self.rooms.participating(&room).await
+        {
+            self.joining.settled(&room).await;
+        }
         match self.rooms.view(&room).await {
             Ok(Some(view)) => match acl::allows(&view, origin).await {
                 Ok(true) => self.known_room(origin, &view, raws).await,

@@ -25,6 +25,7 @@ pub mod identity;
 pub mod incoming;
 pub mod ingest;
 pub mod invites;
+mod joining;
 mod key_cache;
 pub mod keys;
 mod lookup;
