@@ -3,6 +3,8 @@
 // The library's futures are deep.
 #![recursion_limit = "256"]
 
+#[path = "matrix_sdk/busy.rs"]
+mod busy;
 #[path = "matrix_sdk/secrets.rs"]
 mod secrets;
 #[path = "matrix_sdk/sliding.rs"]
@@ -83,6 +85,10 @@ impl Person {
     }
 
     fn begin(client: Client) -> Self {
+        Self::begin_with(client, SyncSettings::new().timeout(Duration::from_secs(10)))
+    }
+
+    fn begin_with(client: Client, settings: SyncSettings) -> Self {
         let shown = Arc::new(Mutex::new(Vec::new()));
         let files = Arc::new(Mutex::new(Vec::new()));
         let (texts, list) = (shown.clone(), files.clone());
@@ -103,7 +109,6 @@ impl Person {
         });
         let syncs = client.clone();
         let syncing = tokio::spawn(async move {
-            let settings = SyncSettings::new().timeout(Duration::from_secs(10));
             if let Err(error) = syncs.sync(settings).await {
                 eprintln!("sync ended: {error}");
             }
