@@ -331,8 +331,8 @@ impl Accounts {
         self.challenge(id, session, flows, checked)
     }
 
-    /// Adds to the body of a request what its session was told first and the request leaves out. Sessions of those who
-    /// have an account keep nothing, and give nothing.
+    /// Adds to the body of a request what its session was told first and the request leaves out. Only those of
+    /// registrations keep anything.
     pub fn uia_recall(&self, body: &mut Map<String, Value>) {
         let auth = body.get("auth").and_then(|auth| auth.get("session"));
         let Some(id) = auth.and_then(Value::as_str) else {
@@ -515,9 +515,10 @@ impl Accounts {
     }
 }
 
-/// What is kept of the first body of a session.
+/// What is kept of the first body of a session: of a registration alone.
 fn said(request: &UiaRequest<'_>) -> Map<String, Value> {
-    if request.account.is_some() {
+    // Nothing of who sets a new password without being signed in.
+    if request.account.is_some() || !request.path.ends_with("/register") {
         return Map::new();
     }
     let members = request.body.iter().filter(|(key, _)| *key != "auth");

@@ -303,3 +303,26 @@ async fn no_more_show_a_registration_token_than_may_use_it() {
     assert_eq!(pending().await, 0);
     assert_eq!(challenge(show(Value::Null).await).errcode, None);
 }
+
+#[tokio::test]
+async fn only_a_registration_is_remembered() {
+    let world = world().await;
+    for (path, kept) in [("/v3/register", true), ("/v3/account/password", false)] {
+        let Value::Object(body) = json!({ "new_password": "a secret" }) else {
+            panic!("an object");
+        };
+        let request = UiaRequest {
+            account: None,
+            method: "POST",
+            path,
+            body: &body,
+        };
+        let flows = [Flow::of([Stage::EmailIdentity])];
+        let begun = challenge(world.accounts.uia(request, &flows).await);
+        let Value::Object(mut next) = json!({ "auth": { "session": begun.session } }) else {
+            panic!("an object");
+        };
+        world.accounts.uia_recall(&mut next);
+        assert_eq!(next.contains_key("new_password"), kept, "{path}");
+    }
+}
